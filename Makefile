@@ -1,0 +1,50 @@
+# The commands of this project. `make` alone lists them.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PINS := $(addprefix requirements/,install.sh torch-cpu.txt build.txt cpu.txt dev.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-long check bench wheel lock lock-gpu clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## the CPU stack in .venv: 4 GB, about 3 minutes; nothing to do the second time
+
+$(STAMP): $(PINS) pyproject.toml
+	@PYTHON="$(PYTHON)" bash requirements/install.sh $(VENV)
+	@touch $@
+
+quickstart: $(STAMP) ## one small run of everything on this machine; options in ARGS="--seed 3"
+	@$(BIN)/synth-ray quickstart $(ARGS)
+
+test: $(STAMP) ## the tests, but for the long ones; options in ARGS="-k wheel"
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(STAMP) ## the long tests
+	@$(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(STAMP) ## lint and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## measurements on this machine, one after the other; options in ARGS
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+
+wheel: $(STAMP) ## dist/synth_ray-*.whl
+	@$(BIN)/python -m hatchling build -t wheel
+
+lock: ## new lock files from requirements/*.in; ARGS="--upgrade" for newer versions
+	@$(PYTHON) requirements/lock.py $(ARGS)
+
+lock-gpu: ## the lock of the CUDA stack alone
+	@$(PYTHON) requirements/lock.py gpu $(ARGS)
+
+clean: ## removes what make made: .venv, dist and caches; never runs, traces or models
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Envs: the worlds, each as a task. Knows nothing about Ray, torch, serving or jobs."""

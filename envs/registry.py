@@ -1,0 +1,19 @@
+"""Which tasks exist, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from envs.crafter.config import did_you_mean
+from envs.crafter.task import TASK_NAME, CrafterTask
+from synth_ray.core.errors import NotFoundError
+from synth_ray.rollout.task import Task
+
+TASKS: dict[str, Callable[[], Task]] = {TASK_NAME: CrafterTask, "crafter": CrafterTask}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name."""
+    if name not in TASKS:
+        raise NotFoundError(f"unknown task {name!r}", did_you_mean(name, list(TASKS)))
+    return TASKS[name]()

@@ -1,0 +1,1 @@
+"""Jobs: one script per verb, each an entry point for `ray job submit`: read config, build, run, record."""

@@ -1,0 +1,55 @@
+"""Deploys a task app, and the policy unless the config's model is empty.
+
+python -m jobs.deploy --set app_id=grpo-crafter --set model=crafter-tiny
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from envs.registry import get_task
+from jobs.eval import engine_spec, preflight
+from jobs.models import resolve
+from jobs.runner import Job, run_job
+from serve import app, policy
+from synth_ray.core.sections import DeployConfig
+from synth_ray.core.types import GenerateRequest, Sampling, Weights
+from synth_ray.runtime.remote import local_error
+
+_FIRST_CALL_TIMEOUT_S = 60.0
+
+
+def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
+    """Starts what is missing and waits until it answers."""
+    config = job.config
+    app_id = get_task(config.app_id).name
+    app.start_serve(job.http_port, job.home.serve_lock)
+    wanted = [app.task(app_id, job.env_file)]
+    if config.model:
+        preflight(config)
+        weights = resolve(config.model, job.home, job.registry).weights
+        spec = engine_spec(config, weights)
+        app.replace_engine(spec)
+        wanted.append(app.engine(spec))
+    app.ensure(wanted, job.home.serve_lock)
+    for one in wanted:
+        app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
+    if config.model:
+        _first_call(weights)
+    return {"url": f"http://127.0.0.1:{app.http_port()}/{app_id}", "apps": [one.name for one in wanted]}
+
+
+def _first_call(weights: Weights) -> None:
+    """One token, so that `deployed` means that the engine has answered."""
+    request = GenerateRequest("first-call", (0,), weights, Sampling(max_tokens=1))
+    try:
+        app.handle(policy.APP).generate.remote(request).result(timeout_s=_FIRST_CALL_TIMEOUT_S)
+    except ray.exceptions.RayError as error:
+        raise local_error(error) from None
+
+
+if __name__ == "__main__":
+    run_job("deploy", DeployConfig, work)

@@ -1,0 +1,83 @@
+"""From what a user calls a model to the exact weights: built-in names, registry ids, folders, hub ids."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from envs.crafter.words import REPLY_PIECES, vocabulary
+from synth_ray.core.errors import NotFoundError
+from synth_ray.core.hashing import sha256_bytes
+from synth_ray.core.paths import Home
+from synth_ray.core.types import Weights
+from synth_ray.learn.adapter_files import read_adapter
+from synth_ray.learn.model_files import base_digest
+from synth_ray.learn.model_source import local_model
+from synth_ray.records.disk import temporary_name
+from synth_ray.records.model_ids import parse_model_id
+from synth_ray.records.registry import Registry
+from synth_ray.runtime.adapters import AdapterBlob
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model ready to be asked for. ``root`` is the name that ids of descendants carry; ``adapter`` is to be published."""
+
+    ref: str
+    root: str
+    weights: Weights
+    adapter: AdapterBlob | None = None
+
+
+def resolve(ref: str, home: Home, registry: Registry) -> Resolved:
+    """The weights behind ``ref``. Raises NotFoundError, with a suggestion, if there are none."""
+    if ref in BUILT_IN:
+        return _full(ref, ref, str(_built_in(ref, home)))
+    if ref.partition(":")[0] in ("fft", "peft", "rl"):
+        return _registered(ref, registry)
+    try:
+        local_model(ref)
+    except NotFoundError as error:
+        raise NotFoundError(error.message, f"{error.hint}; built in: {', '.join(BUILT_IN)}") from None
+    source = str(Path(ref).resolve()) if Path(ref).is_dir() else ref
+    return _full(ref, ref, source)
+
+
+def _full(ref: str, root: str, source: str) -> Resolved:
+    return Resolved(ref, root, Weights(source, base_digest(local_model(source))))
+
+
+def _registered(ref: str, registry: Registry) -> Resolved:
+    model = registry.model(ref)
+    root = parse_model_id(ref).base
+    if model.kind == "full":
+        return _full(ref, root, model.path)
+    data, config = read_adapter(Path(model.path))
+    blob = AdapterBlob(f"{model.job_id}@final", sha256_bytes(data), config, data)
+    base = _full(model.base, root, model.base_path).weights
+    weights = Weights(base.base_dir, base.base_digest, blob.name, blob.digest)
+    return Resolved(ref, root, weights, blob)
+
+
+def _crafter_tiny(folder: Path) -> None:
+    from synth_ray.learn.tiny_model import build_tiny_model
+
+    build_tiny_model(vocabulary(), REPLY_PIECES, folder)
+
+
+BUILT_IN: dict[str, Callable[[Path], None]] = {"crafter-tiny": _crafter_tiny}
+
+
+def _built_in(name: str, home: Home) -> Path:
+    """The folder of a built-in model, made on first use."""
+    folder = home.models / name
+    if not folder.exists():
+        temporary = temporary_name(folder)
+        BUILT_IN[name](temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:  # Another process made it first; the content is the same.
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder

@@ -1,0 +1,134 @@
+"""RL with LoRA: coordinator, learner, task app and policy together; registers the adapter.
+
+python -m jobs.rl --config configs/quickstart/rl.toml --set model.source=fft:crafter-tiny:job_...
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.eval import engine_spec, preflight
+from jobs.models import Resolved, resolve
+from jobs.runner import Job, run_job
+from serve import app
+from synth_ray.core.errors import ConfigError, SynthRayError
+from synth_ray.core.sections import RLConfig
+from synth_ray.core.types import Weights
+from synth_ray.learn.adapter_files import write_adapter
+from synth_ray.records.disk import temporary_name
+from synth_ray.records.publish import publishing
+from synth_ray.records.registry import Model
+from synth_ray.records.runs import RunDir
+from synth_ray.records.states import State
+from synth_ray.runtime.checkpoints import Checkpoint
+from synth_ray.runtime.coordinator_actor import CoordinatorActor
+from synth_ray.runtime.devices import plan
+from synth_ray.runtime.remote import local_error
+from synth_ray.runtime.trainer import LearnerTask, fit, learn
+
+_POLL_S = 0.5
+
+
+def work(job: Job[RLConfig]) -> Mapping[str, Any]:
+    """Runs every step and publishes the final adapter."""
+    config = job.config
+    preflight(config)
+    app.start_serve(job.http_port, job.home.serve_lock)
+    start = resolve(config.model.start, job.home, job.registry)
+    if start.adapter:
+        raise ConfigError(f"{start.ref} is an adapter; RL starts from a full model", f"its base is {start.root}")
+    spec = engine_spec(config, start.weights)
+    app.check_engine(spec)
+    run = RunDir.create(job.home.runs, job.name, job.resolved.as_dict()["config"], dict(job.resolved.sources))
+    run.start_attempt(job.job_id)
+    try:
+        result = _run(job, run, start, spec)
+    except SynthRayError as error:
+        run.set_state(State.FAILED, error.message)
+        raise
+    except BaseException:
+        run.set_state(State.CANCELLED)
+        raise
+    run.set_state(State.SUCCEEDED)
+    return result
+
+
+def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping[str, Any]:
+    config = job.config
+    wanted = [app.task(config.rollout.env_name, job.env_file), app.engine(spec)]
+    app.ensure(wanted, job.home.serve_lock)
+    app.wait_ready(wanted[0], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
+    coordinator = _coordinator(job, run, start.weights)
+    learner = threading.Thread(target=_learn, args=(job, coordinator, start.weights.base_dir), daemon=True)
+    learner.start()
+    app.wait_ready(wanted[1], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
+    rewards = _watch(job, coordinator)
+    weights, checkpoint = ray.get(coordinator.result.remote(), timeout=60)
+    learner.join(timeout=30)
+    return {"batch_rewards": rewards, "run_dir": str(run.path), **_publish(job, run, start, weights, checkpoint)}
+
+
+def _coordinator(job: Job[RLConfig], run: RunDir, base: Weights) -> Any:
+    """The coordinator lives on this machine: the run folder is here."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_concurrency": 64, "scheduling_strategy": here, "name": f"coordinator-{job.job_id}"}
+    play = app.handle(job.config.rollout.env_name)
+    return ray.remote(CoordinatorActor).options(**options).remote(job.job_id, run.path, job.config, base, play)
+
+
+def _learn(job: Job[RLConfig], coordinator: Any, model_dir: str) -> None:
+    storage = temporary_name(job.home.state / "train")
+    try:
+        task = LearnerTask(job.config, model_dir, coordinator)
+        fit(learn, {"task": task}, plan(job.config.compute), job.job_id, storage)
+    except SynthRayError as error:
+        coordinator.abort.remote(error)
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _watch(job: Job[RLConfig], coordinator: Any) -> list[float]:
+    """Reports progress until the run ends."""
+    ending = coordinator.run.remote()
+    total = job.config.training.iterations
+    while True:
+        done, _ = ray.wait([ending], timeout=_POLL_S)
+        if done:
+            break
+        progress = ray.get(coordinator.progress.remote(), timeout=60)
+        shown = " ".join(f"{reward:.2f}" for reward in progress.batch_rewards[-10:])
+        job.report("train", progress.trained, total, f"{progress.waits_for}; rewards {shown or '-'}")
+    try:
+        return list(ray.get(ending))
+    except ray.exceptions.RayError as error:
+        raise local_error(error) from None
+
+
+def _publish(
+    job: Job[RLConfig], run: RunDir, start: Resolved, weights: Weights, checkpoint: Checkpoint
+) -> Mapping[str, Any]:
+    target = run.path / "adapter"
+    with publishing(target, {"job_id": job.job_id, "version": weights.adapter, "base": start.ref}) as folder:
+        write_adapter(folder, checkpoint.adapter, checkpoint.config)
+    model_id = f"rl:{start.root}:{job.job_id}"
+    model = Model(
+        model_id,
+        start.ref,
+        "adapter",
+        str(target),
+        checkpoint.digest,
+        job.job_id,
+        base_path=start.weights.base_dir,
+    )
+    job.registry.add_model(model)
+    return {"model": model_id, "adapter": str(target), "digest": checkpoint.digest, "version": weights.adapter}
+
+
+if __name__ == "__main__":
+    run_job("rl", RLConfig, work)

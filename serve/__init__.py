@@ -1,0 +1,1 @@
+"""Serve: how task apps and policies are reachable on Ray Serve."""

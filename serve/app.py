@@ -1,0 +1,161 @@
+"""From names and numbers to running Serve applications, with a deadline and one clear reason when it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock
+from ray import serve as ray_serve
+
+from serve import policy, task_app
+from synth_ray.core.errors import ConflictError, DeadlineError, PrerequisiteError, SynthRayError
+from synth_ray.core.waiting import wait_for
+from synth_ray.runtime.devices import EngineSpec
+from synth_ray.runtime.remote import local_error
+
+TASK_TIMEOUT_S = 90.0
+ENGINE_TIMEOUT_S = 600.0
+_POLL_S = 0.25
+_LOCK_TIMEOUT_S = 60.0
+_SPEC_TIMEOUT_S = 30.0
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One application that must run."""
+
+    name: str
+    route: str | None
+    application: Any
+    timeout_s: float
+
+
+def start_serve(port: int, lock_file: Path) -> None:
+    """Starts Serve on the loopback, if it is not running yet."""
+    with _one_at_a_time(lock_file):
+        ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
+
+
+def task(app_id: str, env_file: str) -> Wanted:
+    """The task app ``app_id``, served under its own name."""
+    return Wanted(app_id, f"/{app_id}", task_app.build(app_id, env_file), TASK_TIMEOUT_S)
+
+
+def engine(spec: EngineSpec) -> Wanted:
+    """The policy."""
+    return Wanted(policy.APP, None, policy.build(spec), ENGINE_TIMEOUT_S)
+
+
+def ensure(wanted: list[Wanted], lock_file: Path) -> None:
+    """Deploys those applications that are not there yet; does not wait. Two jobs at once deploy each only once."""
+    with _one_at_a_time(lock_file):
+        _deploy_missing(wanted)
+
+
+def _one_at_a_time(lock_file: Path) -> FileLock:
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
+
+
+def _deploy_missing(wanted: list[Wanted]) -> None:
+    known = ray_serve.status().applications
+    missing = [
+        one for one in wanted if one.name not in known or known[one.name].status in ("DEPLOY_FAILED", "UNHEALTHY")
+    ]
+    targets = [ray_serve.RunTarget(one.application, name=one.name, route_prefix=one.route) for one in missing]
+    if targets:
+        ray_serve.run_many(targets, wait_for_applications_running=False)
+
+
+def check_engine(spec: EngineSpec) -> None:
+    """ConflictError if the running engine was started with other settings than ``spec`` asks for."""
+    running = running_engine()
+    if running and (running.device, running.options) != (spec.device, spec.options):
+        raise ConflictError(
+            "the running engine has other [vllm] settings than this config",
+            "give both the same [vllm] section, or restart it with: synth-ray deploy -c FILE",
+        )
+
+
+def replace_engine(spec: EngineSpec) -> None:
+    """Removes a running engine that was started with other settings, so that ``ensure`` starts one with these."""
+    running = running_engine()
+    if running and (running.device, running.options) != (spec.device, spec.options):
+        ray_serve.delete(policy.APP)
+
+
+def running_engine() -> EngineSpec | None:
+    """The settings of the running engine."""
+    if policy.APP not in ray_serve.status().applications:
+        return None
+    try:
+        spec: EngineSpec = handle(policy.APP).spec.remote().result(timeout_s=_SPEC_TIMEOUT_S)
+    except (TimeoutError, ray.exceptions.RayError, ray_serve.exceptions.RayServeException):
+        return None
+    return spec
+
+
+def handle(name: str) -> Any:
+    """The handle of a running application."""
+    return ray_serve.get_app_handle(name)
+
+
+def wait_ready(wanted: Wanted, report: Report | None = None) -> dict[str, Any]:
+    """Waits until the application answers; on failure removes it and raises the reason."""
+    deadline = time.monotonic() + wanted.timeout_s
+    try:
+        wait_for(
+            f"application {wanted.name}",
+            lambda: _running(wanted.name),
+            wanted.timeout_s,
+            _POLL_S,
+            "see `synth-ray logs` and the Ray dashboard",
+            lambda waited_s: report(f"replica of {wanted.name}", waited_s) if report else None,
+        )
+        response = handle(wanted.name).ready.remote()
+        return _answer(wanted.name, response, deadline, report)
+    except SynthRayError:
+        ray_serve.delete(wanted.name, _blocking=False)
+        raise
+
+
+def _running(name: str) -> bool | None:
+    status = ray_serve.status().applications.get(name)
+    if status is None:
+        return None
+    if status.status == "DEPLOY_FAILED":
+        reasons = [d.message for d in status.deployments.values() if d.message] or [status.message]
+        raise PrerequisiteError(f"application {name} could not start: {_last_line(reasons[0])}")
+    return True if status.status == "RUNNING" else None
+
+
+def _answer(name: str, response: Any, deadline: float, report: Report | None) -> dict[str, Any]:
+    started = time.monotonic()
+    while True:
+        try:
+            return dict(response.result(timeout_s=1.0))
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                raise DeadlineError(f"{name} started but did not become ready in time") from None
+            if report:
+                report(f"{name} to load", time.monotonic() - started)
+        except ray.exceptions.RayError as error:
+            raise local_error(error) from None
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def http_port() -> int:
+    """The port on which Serve's HTTP proxy listens."""
+    from ray.serve.context import _get_global_client
+
+    return int(_get_global_client().http_config.port)

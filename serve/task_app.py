@@ -1,0 +1,56 @@
+"""The task app on Ray Serve: HTTP for outside users, a handle for coordinators and evaluations inside the cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray import serve as ray_serve
+
+from serve import policy
+from serve.task_host import TaskHost
+from serve.task_http import create_app
+from synth_ray.core.secrets import KeyRing, environment_keys
+from synth_ray.core.types import EpisodeSpec, GenerateRequest, GenerateResult, Rollout
+from synth_ray.runtime.remote import answered
+
+MAX_ONGOING = 1024
+
+
+class TaskAppReplica:
+    """One process that plays many episodes at a time; stepping a world is short, waiting for replies is async."""
+
+    def __init__(self, app_id: str, env_file: str) -> None:
+        self._keys = KeyRing(environment_keys(Path(env_file) if env_file else None))
+        self._host = TaskHost(app_id, self._generate)
+        self._handle: Any = None
+
+    async def play(self, spec: EpisodeSpec) -> Rollout:
+        """One episode, for callers inside the cluster."""
+        return await self._host.play(spec)
+
+    async def ready(self) -> dict[str, Any]:
+        """Answers once the replica can play."""
+        return {"task": self._host.task.name}
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """The HTTP side (Ray Serve calls this)."""
+        return create_app(self._host, self._keys)
+
+    async def _generate(self, request: GenerateRequest) -> GenerateResult:
+        if self._handle is None:
+            self._handle = ray_serve.get_app_handle(policy.APP)
+        result: GenerateResult = await answered(self._handle.generate.remote(request))
+        return result
+
+
+def build(app_id: str, env_file: str) -> Any:
+    """The Serve application of a task app; ``env_file`` is where its key is read, on its own machine."""
+    deployment = ray_serve.deployment(
+        ray_serve.ingress()(TaskAppReplica),
+        name="TaskApp",
+        max_ongoing_requests=MAX_ONGOING,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=5,
+    )
+    return deployment.bind(app_id, env_file)

@@ -1,0 +1,95 @@
+"""setup, up, down, deploy: keys, the local cluster, and what runs on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from synth_ray.cli import options
+from synth_ray.cli.output import data, data_json, say
+
+
+@click.command()
+@options.env_file_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask (nothing is asked today).")
+def setup(env_file: Path, yes: bool) -> None:
+    """Write the keys: ENVIRONMENT_API_KEY and the Ray token, into a file that only you can read.
+
+    Keys that are already there are kept.
+    """
+    from synth_ray.core.secrets import ensure_env_file, is_exposed
+
+    existed = env_file.exists()
+    if existed and is_exposed(env_file):
+        say(f"warning: {env_file} can be read by others; making it 0600")
+        env_file.chmod(0o600)
+    ensure_env_file(env_file)
+    say(f"{'kept' if existed else 'wrote'} {env_file} (mode 0600): ENVIRONMENT_API_KEY, RAY_AUTH_TOKEN")
+    say("next: synth-ray quickstart, or synth-ray deploy grpo-crafter")
+
+
+@click.command()
+@options.env_file_option
+@options.port_option
+def up(env_file: Path, port: int) -> None:
+    """Start the local Ray head (loopback, token authentication), if it is not running."""
+    from synth_ray.cli.verbs import ensure_cluster
+    from synth_ray.core.paths import find_home
+
+    cluster, new = ensure_cluster(find_home(), env_file, port)
+    say(f"{'started' if new else 'already running:'} Ray at {cluster.address}, dashboard {cluster.dashboard}")
+    say("stop it with: synth-ray down")
+
+
+@click.command()
+def down() -> None:
+    """Stop the local cluster and everything that runs on it."""
+    from synth_ray.core.paths import find_home
+    from synth_ray.runtime.cluster import stop
+
+    count = stop(find_home())
+    say(f"stopped {count} processes" if count else "nothing was running")
+
+
+@click.command()
+@click.argument("app_id", default="grpo-crafter")
+@click.option("--model", default=None, help="What the engine loads first; empty for no engine.")
+@options.set_option
+@options.config_option
+@options.env_file_option
+@options.port_option
+@options.json_option
+def deploy(
+    app_id: str,
+    model: str | None,
+    sets: tuple[str, ...],
+    configs: tuple[Path, ...],
+    env_file: Path,
+    port: int,
+    as_json: bool,
+) -> None:
+    """Deploy a task app and the policy on Ray Serve; starts a local cluster if none is running.
+
+    \b
+    synth-ray deploy grpo-crafter
+    synth-ray deploy grpo-crafter --model fft:crafter-tiny:job_0123456789abcdef
+    """
+    from synth_ray.cli.progress import Stages
+    from synth_ray.cli.verbs import check_config, client, ensure_cluster, run
+    from synth_ray.core.paths import find_home
+    from synth_ray.core.sections import DeployConfig
+
+    given = [*sets, f"app_id={app_id}", *([f"model={model}"] if model is not None else [])]
+    check_config(DeployConfig, configs, given, dry_run=False)
+    home, stages = find_home(), Stages()
+    with stages.stage("cluster", "the local Ray head"):
+        ensure_cluster(home, env_file, port)
+    with stages.stage("deploy", f"{app_id} and its policy") as on_event:
+        result = run(client(home, env_file), "deploy", configs, given, on_event=on_event)
+    if as_json:
+        data_json("deploy", result)
+    else:
+        say("Task app URL (send your ENVIRONMENT_API_KEY as X-API-Key):")
+        data(result["url"])
+        say("Useful commands: synth-ray eval grpo-crafter -c FILE, synth-ray status jobs, synth-ray down")

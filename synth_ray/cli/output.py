@@ -1,0 +1,75 @@
+"""What a person or a program sees: data on stdout, everything else on stderr, no control characters from models."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from synth_ray.core.errors import SynthRayError
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def say(text: str) -> None:
+    """A line for people."""
+    sys.stderr.write(clean(text) + "\n")
+    sys.stderr.flush()
+
+
+def data(text: str) -> None:
+    """A line of data."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def data_json(schema: str, value: Any) -> None:
+    """The JSON form of a verb's answer."""
+    data(json.dumps({"schema": f"synth-ray/{schema}/1", "data": value}))
+
+
+def clean(text: str) -> str:
+    """``text`` without control characters, line breaks and tabs excepted."""
+    return _CONTROL.sub("", text)
+
+
+def report_error(error: SynthRayError, as_json: bool) -> None:
+    """One clear message; with ``--json`` the error object on stdout."""
+    if as_json:
+        data(json.dumps({"error": error.as_dict()}))
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f" hint: {error.hint}")
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> str:
+    """An aligned table; columns named in ``right`` are right-aligned."""
+    cells = [[clean(str(cell)) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(headers), *cells]) for i in range(len(headers))]
+
+    def line(values: Sequence[str]) -> str:
+        parts = [
+            value.rjust(width) if header in right else value.ljust(width)
+            for header, value, width in zip(headers, values, widths, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(headers), line(["-" * width for width in widths]), *(line(row) for row in cells)])
+
+
+def scores_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Models side by side: unique achievements +- standard error, episodes, Crafter score."""
+    rows = [
+        (
+            result["model"],
+            f"{result['mean']:.3f} +- {result['se']:.3f}",
+            result["n"],
+            f"{result['crafter_score']:.2f} %",
+            f"{100 * result['invalid_turn_rate']:.1f} %",
+        )
+        for result in results
+    ]
+    headers = ("model", "unique achievements", "episodes", "Crafter score", "unusable replies")
+    return table(headers, rows, right=headers[1:])

@@ -1,0 +1,82 @@
+"""Keys and tokens: read from the environment or a 0600 file, compared in constant time, never printed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from synth_ray.core.errors import PrerequisiteError
+from synth_ray.core.paths import write_private
+
+ENVIRONMENT_KEY = "ENVIRONMENT_API_KEY"
+ENVIRONMENT_KEY_ALIASES = "ENVIRONMENT_API_KEY_ALIASES"
+RAY_TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable, not a secret
+
+
+def new_key() -> str:
+    """32 random bytes as URL-safe text."""
+    return secrets.token_urlsafe(32)
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """``KEY=VALUE`` lines; comments, blank lines and ``export`` are allowed, matching quotes are removed."""
+    values: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        key, separator, value = line.strip().removeprefix("export ").partition("=")
+        if separator and not key.startswith("#"):
+            value = value.strip()
+            if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+                value = value[1:-1]
+            values[key.strip()] = value
+    return values
+
+
+def ensure_env_file(path: Path) -> dict[str, str]:
+    """Adds the keys that are missing in ``path`` (made 0600) and returns all of its values."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    values = read_env_file(path) if path.exists() else {}
+    missing = [name for name in (ENVIRONMENT_KEY, RAY_TOKEN) if not values.get(name)]
+    if missing:
+        fresh = {name: new_key() for name in missing}
+        lines = [line for line in text.splitlines() if line.partition("=")[0].strip() not in fresh]
+        write_private(path, "\n".join([*lines, *(f"{name}={value}" for name, value in fresh.items())]) + "\n")
+        values.update(fresh)
+    return values
+
+
+def is_exposed(path: Path) -> bool:
+    """Whether others than the owner can read ``path``."""
+    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def environment_keys(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The keys that the task app accepts: the process environment wins over the file; aliases allow rotation."""
+    from_file = read_env_file(env_file) if env_file and env_file.exists() else {}
+    names = (ENVIRONMENT_KEY, ENVIRONMENT_KEY_ALIASES)
+    found = [environ.get(name) or from_file.get(name) or "" for name in names]
+    keys = [key.strip() for text in found for key in text.split(",") if key.strip()]
+    if not keys:
+        raise PrerequisiteError(
+            f"{ENVIRONMENT_KEY} is not set, and the task app does not run without a key", "run: synth-ray setup"
+        )
+    return keys
+
+
+class KeyRing:
+    """Holds only hashes of the allowed keys."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def allows(self, given: Sequence[str]) -> bool:
+        """Whether exactly one distinct key was given and it is allowed; every comparison runs to its end."""
+        distinct = {key for key in given if key}
+        if len(distinct) != 1:
+            return False
+        digest = hashlib.sha256(distinct.pop().encode("utf-8", "surrogateescape")).digest()
+        return bool(sum(hmac.compare_digest(digest, known) for known in self._hashes))

@@ -1,0 +1,259 @@
+"""One pydantic model per TOML section, documented under the field. There are no second defaults elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from synth_ray.core.config import Section
+
+
+class Topology(Section):
+    """How many GPUs each role gets; zero means CPU."""
+
+    gpus_for_vllm: int = Field(0, ge=0)
+    gpus_for_training: int = Field(0, ge=0)
+
+
+class Compute(Section):
+    """Where engine and trainer run."""
+
+    gpu_type: str = ""
+    """For people: which GPU the config was written for."""
+    topology: Topology = Topology()
+
+
+class VLLM(Section):
+    """The inference engine."""
+
+    max_model_len: int = Field(512, ge=16)
+    """Longest prompt plus reply, in tokens."""
+    max_num_seqs: int = Field(128, ge=1)
+    """Sequences decoded together."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` is float32 on CPU and bfloat16 on GPU."""
+    kv_cache_mib: int = Field(64, ge=8)
+    """KV cache on CPU, in MiB; a GPU uses `gpu_memory_utilization` instead."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    max_lora_rank: int = Field(16, ge=1)
+    max_loras: int = Field(2, ge=1)
+    """Adapter versions that one batch can mix."""
+
+
+class Lora(Section):
+    """The adapter that RL trains."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Policy(Section):
+    """How a policy samples, for every provider; entries that only one provider knows go into `teacher`."""
+
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    max_tokens: int = Field(64, ge=1)
+    """Longest reply of one turn, in tokens."""
+    teacher: Mapping[str, Any] = {}
+    """Settings of the scripted teacher (`provider = "expert"`)."""
+
+
+class Eval(Section):
+    """`[eval]`: which model plays which seeds."""
+
+    app_id: str = "grpo-crafter"
+    model: str
+    """A model id of the registry, a built-in name, a local folder, a hub id, or a teacher's name."""
+    provider: Literal["engine", "expert"] = "engine"
+    """Who answers: our engine, or the task's scripted teacher."""
+    seeds: list[int] | str
+    """A list, or ranges such as "0-9,20,30-39"; both ends are included."""
+    max_turns: int = Field(10, ge=1)
+    concurrency: int = Field(64, ge=1)
+    split: str = "train"
+    trace_db: str = "traces/crafter.db"
+    env_config: Mapping[str, Any] = {}
+    policy_config: Policy = Policy()
+    rollout_timeout_s: float = Field(300, gt=0)
+
+    @field_validator("seeds")
+    @classmethod
+    def _parse(cls, value: list[int] | str) -> list[int]:
+        seeds = parse_seeds(value) if isinstance(value, str) else value
+        if not seeds:
+            raise ValueError("at least one seed is needed")
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed is listed twice")
+        return seeds
+
+
+class EvalConfig(Section):
+    """An eval TOML."""
+
+    eval: Eval
+    compute: Compute = Compute()
+    vllm: VLLM = VLLM()
+
+
+class SFTAlgorithm(Section):
+    """`[algorithm]` of fine-tuning."""
+
+    type: Literal["offline"] = "offline"
+    method: Literal["sft"] = "sft"
+    variety: Literal["fft"] = "fft"
+    """Full fine-tuning."""
+
+
+class SFTJob(Section):
+    """`[job]`: what is tuned on what."""
+
+    model: str = "crafter-tiny"
+    data: str
+    """JSONL file; relative to the config file, else to the project."""
+
+
+class SFTHyperparameters(Section):
+    """`[hyperparameters]` of fine-tuning."""
+
+    n_epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-5, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    sequence_length: int = Field(512, ge=8)
+    seed: int = 0
+
+
+class SFTConfig(Section):
+    """An SFT TOML."""
+
+    algorithm: SFTAlgorithm = SFTAlgorithm()
+    job: SFTJob
+    hyperparameters: SFTHyperparameters = SFTHyperparameters()
+    compute: Compute = Compute()
+
+
+class RLAlgorithm(Section):
+    """`[algorithm]` of RL."""
+
+    type: Literal["online"] = "online"
+    method: Literal["policy_gradient"] = "policy_gradient"
+    variety: Literal["grpo", "gspo"] = "grpo"
+    """`grpo`: token-level importance ratio; `gspo`: one ratio per reply."""
+
+
+class RLModel(Section):
+    """`[model]`: what RL starts from."""
+
+    base: str = ""
+    """A built-in name, a local folder, or a hub id."""
+    source: str = ""
+    """A model id of the registry, such as `fft:crafter-tiny:job_...`."""
+    trainer_mode: Literal["lora"] = "lora"
+    label: str = "rl"
+
+    @model_validator(mode="after")
+    def _one(self) -> RLModel:
+        if bool(self.base) == bool(self.source):
+            raise ValueError("give exactly one of model.base and model.source")
+        return self
+
+    @property
+    def start(self) -> str:
+        """The model that RL starts from."""
+        return self.base or self.source
+
+
+class RLRollout(Section):
+    """`[rollout]`: how episodes are played."""
+
+    env_name: str = "grpo-crafter"
+    max_turns: int = Field(10, ge=1)
+    max_concurrent_rollouts: int = Field(128, ge=1)
+    seed_range: tuple[int, int] = (0, 50_000)
+    """Training seeds are drawn from [first, last)."""
+    env_config: Mapping[str, Any] = {}
+    policy_config: Policy = Policy()
+    rollout_timeout_s: float = Field(300, gt=0)
+
+
+class RLTraining(Section):
+    """`[training]`: how much, how fast, on which signal."""
+
+    iterations: int = Field(10, ge=1)
+    batch_size: int = Field(8, ge=1)
+    """Groups (environment seeds) per step."""
+    group_size: int = Field(16, ge=2)
+    """Rollouts per group."""
+    learning_rate: float = Field(2e-3, gt=0)
+    minibatches: int = Field(8, ge=1)
+    """Optimizer steps per RL step."""
+    epochs: int = Field(1, ge=1)
+    micro_batch_size: int = Field(256, ge=1)
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)
+    kl_coef: float = Field(0.02, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    advantage_scale: Literal["std", "none"] = "std"
+    invalid_turn_penalty: float = Field(0.0, ge=0)
+    """Subtracted from the advantage's reward for each unusable reply; never from the reported reward."""
+    max_staleness: int = Field(0, ge=0)
+    """Versions by which sampled weights may lag; 0 is strictly on-policy."""
+    step_rewards_enabled: bool = False
+    step_rewards_strategy: Literal["consistent"] = "consistent"
+    step_rewards_indicator_lambda: float = 1.0
+    step_rewards_gamma: float = Field(0.5, ge=0, le=1)
+    """Discount of later turns' rewards in a turn's return."""
+    step_timeout_s: float = Field(600, gt=0)
+    """Longest that one update may take."""
+    seed: int = 0
+
+
+class RLConfig(Section):
+    """An RL TOML."""
+
+    algorithm: RLAlgorithm = RLAlgorithm()
+    compute: Compute = Compute()
+    vllm: VLLM = VLLM()
+    model: RLModel
+    lora: Lora = Lora()
+    rollout: RLRollout = RLRollout()
+    training: RLTraining = RLTraining()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RLConfig:
+        if self.lora.r > self.vllm.max_lora_rank:
+            raise ValueError(f"lora.r = {self.lora.r} is above vllm.max_lora_rank = {self.vllm.max_lora_rank}")
+        policy = self.rollout.policy_config
+        if policy.top_p != 1 or policy.top_k != 0 or policy.temperature == 0:
+            raise ValueError("RL needs the full distribution: policy_config.top_p = 1, top_k = 0, temperature > 0")
+        return self
+
+
+class DeployConfig(Section):
+    """What `deploy` starts: the task app, and an engine unless `model` is empty."""
+
+    app_id: str = "grpo-crafter"
+    model: str = "crafter-tiny"
+    compute: Compute = Compute()
+    vllm: VLLM = VLLM()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-2,7" as [0, 1, 2, 7]; ValueError for anything else."""
+    seeds: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{part!r} is not a seed or a range such as 0-9")
+        stop = int(last) if dash else int(first)
+        if stop < int(first) or stop - int(first) >= 1_000_000:
+            raise ValueError(f"{part!r} is not an ascending range of fewer than 1,000,000 seeds")
+        seeds.extend(range(int(first), stop + 1))
+    return seeds

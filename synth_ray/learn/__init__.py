@@ -1,0 +1,1 @@
+"""Learn: data in, gradients out. Knows nothing about Ray, HTTP or the game."""

@@ -1,0 +1,59 @@
+"""A filter from configuration to file: traces in, JSONL and its sidecar out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from synth_ray.core.config import Section, load_config
+from synth_ray.core.hashing import sha256_file
+from synth_ray.records.filters import FilterConfig, FilterReport, FilterResult, filter_rollouts
+from synth_ray.records.sft_data import meta_path, write_sft
+from synth_ray.records.traces import SessionQuery, TraceDB
+
+
+class FilterFile(Section):
+    """What a filter's TOML file holds."""
+
+    filter: FilterConfig
+    """The rules, the database and the output."""
+
+
+def run_filter(files: Sequence[Path], sets: Sequence[str], project: Path) -> dict[str, Any]:
+    """Filters as the TOML ``files`` and ``sets`` say; relative paths are in ``project``. Returns the report as JSON.
+
+    Raises what ``load_config`` and ``apply_filter`` raise.
+    """
+    given = load_config(FilterFile, files, sets).config.filter
+    config = given.model_copy(update={"db": project / given.db, "output": project / given.output})
+    report = apply_filter(config).report
+    return {**asdict(report), "db": str(config.db), "output": str(config.output), "meta": str(meta_path(config.output))}
+
+
+def apply_filter(config: FilterConfig) -> FilterResult:
+    """Reads ``config.db``, writes ``config.output`` and its sidecar.
+
+    Raises NotFoundError if nothing is left, with a hint that names the rule that dropped most; nothing is written then.
+    """
+    with TraceDB(config.db, read_only=True) as database:
+        by_seed = SessionQuery(order="seed")  # the order in which episodes finished differs from run to run
+        splits = {one.rollout_id: str(one.metadata.get("split", "")) for one in database.sessions(by_seed)}
+        result = filter_rollouts(database.rollouts(by_seed), config, splits)
+    write_sft(config.output, result.examples, _meta(config, result.report))
+    return result
+
+
+def _meta(config: FilterConfig, report: FilterReport) -> dict[str, Any]:
+    return {
+        "schema": "synth-ray/sft.meta/1",
+        "source": {"path": str(config.db.resolve()), "sha256": sha256_file(config.db)},
+        "filter": config.model_dump(mode="json"),
+        "episodes_read": report.episodes_read,
+        "episodes": report.episodes_kept,
+        "lines": report.lines,
+        "dropped": report.dropped,
+        "dropped_turns": report.dropped_turns,
+        "loss_on": "the assistant message at the end of each line",
+    }

@@ -1,0 +1,60 @@
+"""What a job tells its watcher: a log of events, and one result. Plain files, so that they outlive the cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from synth_ray.records.disk import write_atomic
+
+
+class JobFiles:
+    """The folder of one job: ``events.jsonl`` grows line by line, ``result.json`` appears whole at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def events_path(self) -> Path:
+        """One JSON object per line."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        """``{"ok": true, "result": ...}`` or ``{"ok": false, "error": ..., "exit_code": ...}``."""
+        return self.folder / "result.json"
+
+    def event(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        """Says where the job is; ``note`` is what it waits for."""
+        line = {"t": time.time(), "stage": stage, "done": done, "total": total, "note": note}
+        with self.events_path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def succeeded(self, result: Mapping[str, Any]) -> None:
+        """The job's result."""
+        write_atomic(self.result_path, json.dumps({"ok": True, "result": dict(result)}))
+
+    def failed(self, error: Mapping[str, Any], exit_code: int) -> None:
+        """Why the job failed."""
+        write_atomic(self.result_path, json.dumps({"ok": False, "error": dict(error), "exit_code": exit_code}))
+
+    def result(self) -> dict[str, Any] | None:
+        """What the job left, or None while it runs."""
+        if not self.result_path.exists():
+            return None
+        return dict(json.loads(self.result_path.read_text(encoding="utf-8")))
+
+    def last_event(self) -> dict[str, Any] | None:
+        """The newest whole event."""
+        if not self.events_path.exists():
+            return None
+        for line in reversed(self.events_path.read_text(encoding="utf-8").splitlines()[-3:]):
+            try:
+                return dict(json.loads(line))
+            except ValueError:
+                continue
+        return None

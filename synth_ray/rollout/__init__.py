@@ -1,0 +1,1 @@
+"""Rollout: what an episode is and what it is worth. Knows nothing about training."""

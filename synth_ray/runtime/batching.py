@@ -1,0 +1,99 @@
+"""From an RL config to the episodes of a step, and from their rollouts to the samples that train. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from synth_ray.core.errors import WrongWeights
+from synth_ray.core.hashing import derived_seed, slot_id
+from synth_ray.core.sections import Policy, RLConfig, RLTraining
+from synth_ray.core.types import EpisodeSpec, RewardSpec, Rollout, Sampling, Weights
+from synth_ray.learn.advantages import ADVANTAGES, EpisodeRewards
+from synth_ray.learn.packing import Samples, build_samples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data: ``samples`` train; ``advantages`` maps rollout id to one number per turn."""
+
+    samples: Samples
+    advantages: Mapping[str, tuple[float, ...]]
+
+
+def sampling(policy: Policy, seed: int | None) -> Sampling:
+    """The sampling that a policy section asks for."""
+    return Sampling(
+        temperature=policy.temperature,
+        top_p=policy.top_p,
+        top_k=policy.top_k,
+        max_tokens=policy.max_tokens,
+        seed=seed,
+    )
+
+
+def reward_spec(training: RLTraining) -> RewardSpec:
+    """The reward signal that `[training]` names."""
+    if not training.step_rewards_enabled:
+        return RewardSpec("outcome")
+    return RewardSpec(training.step_rewards_strategy, training.step_rewards_indicator_lambda)
+
+
+def group_specs(config: RLConfig, run: str, step: int, group: int, weights: Weights) -> list[EpisodeSpec]:
+    """The rollouts of one group: the same world, different sampling seeds; all derived from the slot, not from order."""
+    rollout, training = config.rollout, config.training
+    first, last = rollout.seed_range
+    env_seed = first + derived_seed("env", training.seed, step, group) % (last - first)
+    return [
+        EpisodeSpec(
+            rollout_id=slot_id(run, step, group, index),
+            run_id=run,
+            task=rollout.env_name,
+            seed=env_seed,
+            model=weights.name,
+            weights=weights,
+            sampling=sampling(rollout.policy_config, derived_seed("sample", training.seed, step, group, index)),
+            env_config=rollout.env_config,
+            rewards=reward_spec(training),
+            max_turns=rollout.max_turns,
+            deadline_s=rollout.rollout_timeout_s,
+            step=step,
+            group=group,
+            index=index,
+        )
+        for index in range(training.group_size)
+    ]
+
+
+def check_weights(rollout: Rollout, published: Mapping[str, str]) -> None:
+    """WrongWeights unless every turn was sampled by weights that this run published, under their digest."""
+    for turn in rollout.turns:
+        name, digest = turn.reply.weights_name, turn.reply.weights_digest
+        if not digest or published.get(name) != digest:
+            raise WrongWeights(
+                f"rollout {rollout.rollout_id} turn {turn.index} was sampled by {name or 'unknown weights'} with digest "
+                f"{digest[:12] or 'none'}, which this run never published"
+            )
+
+
+def build_batch(groups: Sequence[Sequence[Rollout]], training: RLTraining) -> Batch:
+    """Advantages within each group, then one sample per turn, in slot order; turns of zero advantage are left out."""
+    estimate = ADVANTAGES["stepwise" if training.step_rewards_enabled else "outcome"]
+    advantages: dict[str, tuple[float, ...]] = {}
+    for group in groups:
+        earned = [_earned(rollout, training.invalid_turn_penalty) for rollout in group]
+        values = estimate(earned, training.step_rewards_gamma, training.advantage_scale)
+        for rollout, value in zip(group, values, strict=True):
+            advantages[rollout.rollout_id] = tuple(float(x) for x in value)
+    raw = [
+        (turn.reply.prompt_ids, turn.reply.token_ids, turn.reply.logprobs, advantage)
+        for group in groups
+        for rollout in group
+        for turn, advantage in zip(rollout.turns, advantages[rollout.rollout_id], strict=True)
+    ]
+    return Batch(build_samples(raw).drop_zero_advantage(), advantages)
+
+
+def _earned(rollout: Rollout, penalty: float) -> EpisodeRewards:
+    turns = tuple(turn.reward.total - penalty * (turn.facts.problem is not None) for turn in rollout.turns)
+    return EpisodeRewards(rollout.outcome - penalty * rollout.invalid_turns, turns)

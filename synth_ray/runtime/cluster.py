@@ -1,0 +1,231 @@
+"""The local cluster: one Ray head on the loopback, with token authentication, found again and stopped by a record.
+
+Invariants: everything that belongs to the cluster carries its id in the environment, so that it can be stopped without
+ever guessing by name; secrets are in a 0600 file, never in an environment or on a command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from synth_ray.core.errors import PrerequisiteError, TemporaryError
+from synth_ray.core.paths import Home, cache_dir, private_dir, write_private
+from synth_ray.core.waiting import wait_for
+
+MARK = "SYNTH_RAY_CLUSTER"
+START_TIMEOUT_S = 90.0
+_STOP_TIMEOUT_S = 8.0
+_OBJECT_STORE_BYTES = 256 << 20
+_LOCALHOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """A running head. ``http_port`` is where Ray Serve listens."""
+
+    cluster_id: str
+    pid: int
+    address: str
+    dashboard: str
+    http_port: int
+    token_file: str
+    log: str
+
+    @property
+    def client_env(self) -> dict[str, str]:
+        """What a client's environment needs to talk to the cluster."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.token_file, "RAY_ADDRESS": self.address}
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that carries the cluster's id or lives in its session."""
+        return [process for process in psutil.process_iter() if self._owns(process)]
+
+    def _owns(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error, OSError):
+            return os.getsid(process.pid) == self.pid or process.environ().get(MARK) == self.cluster_id
+        return False
+
+
+def find(home: Home) -> LocalCluster | None:
+    """The cluster of the record, if its head still lives."""
+    if not home.cluster_file.exists():
+        return None
+    try:
+        cluster = LocalCluster(**json.loads(home.cluster_file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return None
+    alive = psutil.pid_exists(cluster.pid) and psutil.Process(cluster.pid).status() != psutil.STATUS_ZOMBIE
+    return cluster if alive else None
+
+
+def require(home: Home) -> LocalCluster:
+    """The running cluster, or PrerequisiteError."""
+    cluster = find(home)
+    if cluster is None:
+        raise PrerequisiteError("no local cluster is running", "start one with: synth-ray deploy grpo-crafter")
+    return cluster
+
+
+def start(home: Home, token: str, http_port: int) -> LocalCluster:
+    """Starts a head and waits until it takes jobs. The cluster outlives this process; ``stop`` ends it."""
+    stop(home)
+    check_port(http_port)
+    cluster_id = secrets.token_hex(8)
+    token_file = home.state / "ray_token"
+    write_private(token_file, token)
+    log = private_dir(home.state / "logs") / f"head-{cluster_id}.log"
+    gcs, dashboard, agent_http, agent_grpc, client = _free_ports(5)
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *("--node-ip-address", _LOCALHOST, "--port", str(gcs)),
+        *("--dashboard-host", _LOCALHOST, "--dashboard-port", str(dashboard), "--include-dashboard", "true"),
+        *("--dashboard-agent-listen-port", str(agent_http), "--dashboard-agent-grpc-port", str(agent_grpc)),
+        *("--ray-client-server-port", str(client), "--object-store-memory", str(_OBJECT_STORE_BYTES)),
+    ]
+    with log.open("wb") as output:
+        head = subprocess.Popen(  # noqa: S603 - our own interpreter and fixed arguments
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_head_env(cluster_id, token_file),
+            start_new_session=True,
+        )
+    cluster = LocalCluster(
+        cluster_id=cluster_id,
+        pid=head.pid,
+        address=f"{_LOCALHOST}:{gcs}",
+        dashboard=f"http://{_LOCALHOST}:{dashboard}",
+        http_port=http_port,
+        token_file=str(token_file),
+        log=str(log),
+    )
+    write_private(home.cluster_file, json.dumps(asdict(cluster)))
+    try:
+        wait_for("the Ray head", lambda: _answers(head, dashboard, token, log), START_TIMEOUT_S, hint=f"see {log}")
+    except BaseException:
+        stop(home)
+        raise
+    return cluster
+
+
+def stop(home: Home) -> int:
+    """Stops the cluster of the record with all of its processes; returns how many there were."""
+    if not home.cluster_file.exists():
+        return 0
+    try:
+        cluster = LocalCluster(**json.loads(home.cluster_file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        home.cluster_file.unlink(missing_ok=True)
+        return 0
+    owned = cluster.processes()
+    _end(owned, signal.SIGTERM, _STOP_TIMEOUT_S)
+    _end(cluster.processes(), signal.SIGKILL, _STOP_TIMEOUT_S)
+    home.cluster_file.unlink(missing_ok=True)
+    return len(owned)
+
+
+def check_port(port: int) -> None:
+    """PrerequisiteError if something listens on the loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOCALHOST, port))
+        except OSError:
+            raise PrerequisiteError(
+                f"port {port} is in use on this machine", "choose another one with --port, for example --port 8010"
+            ) from None
+
+
+def memory_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Proportional set size of the processes together."""
+    total = 0
+    for process in processes:
+        with suppress(OSError):
+            total += _pss_bytes(process.pid)
+    return total
+
+
+def _pss_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _head_env(cluster_id: str, token_file: Path) -> dict[str, str]:
+    dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "ENVIRONMENT_API_KEY")
+    kept: Mapping[str, str] = {name: value for name, value in os.environ.items() if name not in dropped}
+    return {
+        **kept,
+        MARK: cluster_id,
+        "SPT_NOENV": "1",  # Renamed processes keep a readable environment, and so the mark.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": "1",
+        "NUMBA_CACHE_DIR": str(private_dir(cache_dir() / "numba")),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _answers(head: subprocess.Popen[bytes], port: int, token: str, log: Path) -> bool | None:
+    if head.poll() is not None:
+        raise TemporaryError(f"the Ray head ended with code {head.returncode}: {_tail(log)}", f"see {log}")
+    import urllib.request
+
+    request = urllib.request.Request(  # noqa: S310 - a fixed loopback address
+        f"http://{_LOCALHOST}:{port}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=2) as answer:
+            return True if answer.status == 200 else None
+    except OSError:
+        return None
+
+
+def _tail(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((_LOCALHOST, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _end(processes: list[psutil.Process], signum: signal.Signals, timeout_s: float) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.send_signal(signum)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and any(_lives(process) for process in processes):
+        time.sleep(0.1)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,109 @@
+"""The command line from outside: speed, imports, messages, exit codes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ROOT / "configs" / "quickstart"
+
+
+def cli(*arguments: str, home: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SYNTH_RAY_HOME": str(home)}
+    command = [sys.executable, "-m", "synth_ray.cli.main", *arguments]
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=home, check=False
+    )
+
+
+def test_help_is_quick_and_light(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert cli("--help", home=tmp_path).returncode == 0
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) <= 0.4
+    code = (
+        "import sys; from synth_ray.cli import main;"
+        "print([name for name in ('torch', 'ray', 'transformers', 'pyarrow', 'pydantic') if name in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "rl", "-c", "{bad}"], 2, ["training.lerning_rate", "did you mean 'learning_rate'?"]),
+        (["train", "rl", "-c", "missing.toml"], 4, ["missing.toml does not exist"]),
+        (["train", "-c", "x.toml"], 2, ["--type sft or --type rl"]),
+        (["train", "sft", "-c", "{sft}"], 3, ["no local cluster is running", "synth-ray deploy"]),
+        (["train", "rl", "-c", "{rl}", "--run-name", "../up"], 2, ["not a usable name"]),
+        (["eval", "-c", "{eval}", "--set", "eval.seeds=5-1"], 2, ["eval.seeds", "ascending"]),
+        (["filter", "-c", "{filter}"], 4, ["trace database"]),
+        (["logs", "job_nothing"], 4, ["job_nothing"]),
+        (["evall"], 2, ["evall"]),
+    ],
+)
+def test_wrong_input_gets_one_clear_message(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text('[model]\nbase = "crafter-tiny"\n[training]\nlerning_rate = 1\n')
+    names = {
+        "bad": bad,
+        "sft": QUICK / "sft_weak.toml",
+        "rl": QUICK / "rl_weak.toml",
+        "eval": QUICK / "eval.toml",
+        "filter": QUICK / "filter_weak.toml",
+    }
+    result = cli(*(argument.format(**names) for argument in arguments), home=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_errors_as_json(tmp_path: Path) -> None:
+    result = cli("train", "rl", "--json", "-c", "missing.toml", home=tmp_path)
+    error = json.loads(result.stdout)["error"]
+    assert result.returncode == 4
+    assert error["kind"] == "not_found"
+    assert error["retryable"] is False
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = cli("quickstart", "--port", str(port), home=tmp_path)
+    assert result.returncode == 3
+    assert f"port {port} is in use" in result.stderr
+    assert "--port" in result.stderr
+    assert not (tmp_path / "cluster.json").exists()
+
+
+def test_dry_run_prints_the_resolved_config(tmp_path: Path) -> None:
+    result = cli("train", "rl", "-c", str(QUICK / "rl_weak.toml"), "--set", "training.seed=4", "--dry-run", home=tmp_path)
+    resolved = json.loads(result.stdout)
+    assert resolved["config"]["training"]["seed"] == 4
+    assert resolved["sources"]["training.seed"] == "--set"
+
+
+def test_setup_writes_private_keys_and_keeps_them(tmp_path: Path) -> None:
+    assert cli("setup", home=tmp_path).returncode == 0
+    written = (tmp_path / ".env").read_text()
+    assert cli("setup", "--yes", home=tmp_path).returncode == 0
+    assert (tmp_path / ".env").read_text() == written
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_down_and_status_without_anything(tmp_path: Path) -> None:
+    assert "nothing was running" in cli("down", home=tmp_path).stderr
+    assert cli("status", "jobs", home=tmp_path).returncode == 0
+    assert json.loads(cli("status", "models", "--json", home=tmp_path).stdout)["data"] == []

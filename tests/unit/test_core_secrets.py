@@ -1,0 +1,76 @@
+"""Keys: file modes, rotation, comparison; and the guard in front of the task app."""
+
+import asyncio
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synth_ray.core.errors import PrerequisiteError
+from synth_ray.core.secrets import KeyRing, ensure_env_file, environment_keys, read_env_file
+from serve.http_guard import BODY_LIMIT_BYTES, Guard
+
+
+def test_env_file_is_private_and_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("# mine\nGROQ_API_KEY=abc\nENVIRONMENT_API_KEY=\n")
+    values = ensure_env_file(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert values["GROQ_API_KEY"] == "abc"
+    assert len(values["ENVIRONMENT_API_KEY"]) >= 32
+    assert ensure_env_file(path) == values == read_env_file(path)
+    assert path.read_text().startswith("# mine\n")
+
+
+def test_aliases_allow_rotation_and_no_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("ENVIRONMENT_API_KEY='new'\nENVIRONMENT_API_KEY_ALIASES=old, older\n")
+    assert environment_keys(path, {}) == ["new", "old", "older"]
+    assert environment_keys(path, {"ENVIRONMENT_API_KEY": "env"})[0] == "env"
+    with pytest.raises(PrerequisiteError, match="does not run without a key"):
+        environment_keys(None, {})
+
+
+def test_differing_keys_are_refused() -> None:
+    ring = KeyRing(["right", "old"])
+    assert ring.allows(["right"])
+    assert ring.allows(["old", "old"])
+    assert not ring.allows([])
+    assert not ring.allows(["wrong"])
+    assert not ring.allows(["right", "wrong"])
+    assert not ring.allows(["right", "old"])
+
+
+@pytest.mark.parametrize("spelling", ["x-api-key", "x-api-keys", "authorization"])
+@pytest.mark.parametrize(("key", "status"), [("right", 200), ("wrong", 401), ("righ", 401), ("right2", 401), ("", 401)])
+def test_guard_matrix(spelling: str, key: str, status: int) -> None:
+    value = f"Bearer {key}" if spelling == "authorization" else key
+    assert call("/info", {spelling: value})[0] == status
+
+
+def test_guard_answers_every_failure_alike() -> None:
+    answers = {call(path, headers) for path in ("/info", "/nowhere") for headers in ({}, {"x-api-key": "wrong"})}
+    assert len(answers) == 1
+    assert call("/", {})[0] == 200
+    assert call("/rollout", {"x-api-key": "right"}, b"x" * (BODY_LIMIT_BYTES + 1))[0] == 413
+
+
+def call(path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == body
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "root_path": "", "headers": raw}
+    asyncio.run(Guard(app, KeyRing(["right", "old"]))(scope, receive, send))
+    return sent[0]["status"], sent[1]["body"]

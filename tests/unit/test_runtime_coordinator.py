@@ -1,0 +1,213 @@
+"""The coordinator without a cluster: staleness, retries, refusal of foreign weights, resume points."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synth_ray.core.config import validate
+from synth_ray.core.errors import DeadlineError, JobFailed, PolicyError, WrongWeights
+from synth_ray.core.sections import RLConfig
+from synth_ray.core.types import (
+    EpisodeSpec,
+    Message,
+    Provenance,
+    Reply,
+    RewardParts,
+    Rollout,
+    StepFacts,
+    StopReason,
+    Turn,
+    Weights,
+)
+from synth_ray.learn.packing import from_arrays
+from synth_ray.records.rollouts import mean_reward
+from synth_ray.runtime.adapters import AdapterBlob, AdapterStore
+from synth_ray.runtime.checkpoints import Checkpoint, load_latest
+from synth_ray.runtime.coordinator import Coordinator, TrainedStep
+
+BASE = Weights("/model", "b" * 64)
+Play = Callable[[EpisodeSpec], Awaitable[Rollout]]
+
+
+def config(**training: Any) -> RLConfig:
+    small = {"iterations": 3, "batch_size": 2, "group_size": 2, "step_timeout_s": 5, **training}
+    return validate(RLConfig, {"model": {"base": "m"}, "training": small})
+
+
+def rollout(spec: EpisodeSpec, **changes: Any) -> Rollout:
+    assert spec.weights is not None
+    reply = Reply(
+        text="x",
+        prompt_ids=(1, 2),
+        token_ids=(3, 4),
+        logprobs=(-1.0, -0.5),
+        weights_name=spec.weights.name,
+        weights_digest=changes.pop("digest", spec.weights.digest),
+    )
+    unlocked = ("wood",) if spec.index else ()
+    turn = Turn(0, (Message("user", "o"),), reply, StepFacts(("do",), unlocked), RewardParts(), 1.0, 1.0)
+    return Rollout(
+        rollout_id=spec.rollout_id,
+        run_id=spec.run_id,
+        task=spec.task,
+        seed=spec.seed,
+        model="m",
+        provenance=Provenance.ENGINE,
+        turns=(turn,),
+        outcome=float(len(unlocked)),
+        achievements=unlocked,
+        stop_reason=changes.pop("stop", StopReason.TURNS),
+        started_at="2026-01-01T00:00:00+00:00",
+        duration_ms=1.0,
+        step=spec.step,
+        group=spec.group,
+        index=spec.index,
+        error=changes.pop("error", None),
+    )
+
+
+class Store:
+    def __init__(self) -> None:
+        self.inner = AdapterStore()
+
+    async def publish(self, blob: AdapterBlob) -> None:
+        self.inner.publish(blob)
+
+
+async def good(spec: EpisodeSpec) -> Rollout:
+    await asyncio.sleep(0)
+    return rollout(spec)
+
+
+async def learn(coordinator: Coordinator, steps: int, seen: list[int] | None = None) -> None:
+    for step in range(steps):
+        arrays = None
+        while arrays is None:
+            arrays = await coordinator.next_batch(step, 1.0)
+        assert len(from_arrays(arrays)) > 0
+        if seen is not None:
+            seen.append(step)
+        await coordinator.trained(TrainedStep(step, Checkpoint(step, b"v%d" % step, {"r": 1}, b"o"), {"loss": 1.0}))
+
+
+def run(tmp_path: Path, play: Play, settings: RLConfig, steps: int = 3) -> tuple[list[float], Coordinator, Store]:
+    store = Store()
+
+    async def main() -> tuple[list[float], Coordinator]:
+        coordinator = Coordinator("r", tmp_path, settings, BASE, play, store)
+        learner = asyncio.ensure_future(learn(coordinator, steps))
+        try:
+            return await coordinator.run(), coordinator
+        finally:
+            learner.cancel()
+
+    rewards, coordinator = asyncio.run(main())
+    return rewards, coordinator, store
+
+
+def test_rewards_are_those_of_the_files_and_checkpoints_verify(tmp_path: Path) -> None:
+    rewards, _, store = run(tmp_path, good, config())
+    assert rewards == [0.5] * 3
+    assert rewards == [mean_reward(tmp_path / "rollouts" / f"step={step:06d}.parquet") for step in range(3)]
+    assert store.inner.names() == ["r@1", "r@2", "r@3"]
+    latest = load_latest(tmp_path)
+    assert latest is not None
+    assert (latest.step, latest.adapter) == (2, b"v2")
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 2])
+def test_no_rollout_is_older_than_allowed(tmp_path: Path, max_staleness: int) -> None:
+    trained: list[int] = []
+    ages: list[int] = []
+    store = Store()
+
+    async def play(spec: EpisodeSpec) -> Rollout:
+        assert spec.weights is not None
+        version = int(spec.weights.adapter.partition("@")[2] or 0)
+        ages.append(spec.step - version)
+        return await good(spec)
+
+    async def main() -> None:
+        settings = config(iterations=5, max_staleness=max_staleness)
+        coordinator = Coordinator("r", tmp_path, settings, BASE, play, store)
+        learner = asyncio.ensure_future(learn(coordinator, 5, trained))
+        await coordinator.run()
+        learner.cancel()
+
+    asyncio.run(main())
+    assert trained == [0, 1, 2, 3, 4]
+    assert max(ages) <= max_staleness
+
+
+def test_foreign_weights_end_the_run(tmp_path: Path) -> None:
+    async def play(spec: EpisodeSpec) -> Rollout:
+        return rollout(spec, digest="f" * 64)
+
+    with pytest.raises(WrongWeights, match="never published"):
+        run(tmp_path, play, config())
+    assert not (tmp_path / "rollouts").exists()
+
+
+def test_a_lost_rollout_is_played_again_under_the_same_id(tmp_path: Path) -> None:
+    tries: dict[str, int] = {}
+
+    async def play(spec: EpisodeSpec) -> Rollout:
+        tries[spec.rollout_id] = tries.get(spec.rollout_id, 0) + 1
+        if tries[spec.rollout_id] == 1:
+            raise PolicyError("replica died")
+        if tries[spec.rollout_id] == 2:
+            return rollout(spec, stop=StopReason.ERROR, error="engine died")
+        return rollout(spec)
+
+    rewards, _, _ = run(tmp_path, play, config(iterations=1), steps=1)
+    assert rewards == [0.5]
+    assert set(tries.values()) == {3}
+
+
+def test_a_rollout_that_always_fails_ends_the_run_with_its_words(tmp_path: Path) -> None:
+    async def play(spec: EpisodeSpec) -> Rollout:
+        return rollout(spec, stop=StopReason.ERROR, error="engine died")
+
+    with pytest.raises(JobFailed, match="engine died"):
+        run(tmp_path, play, config())
+
+
+def test_a_learner_that_never_comes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synth_ray.runtime.coordinator.TRAINER_START_TIMEOUT_S", 0.1)
+    with pytest.raises(DeadlineError, match="training of step 0"):
+        run(tmp_path, good, config(step_timeout_s=0.1), steps=0)
+
+
+def test_abort_ends_every_wait(tmp_path: Path) -> None:
+    async def main() -> None:
+        coordinator = Coordinator("r", tmp_path, config(), BASE, good, Store())
+        running = asyncio.ensure_future(coordinator.run())
+        await asyncio.sleep(0.05)
+        await coordinator.abort(JobFailed("the learner fell over"))
+        with pytest.raises(JobFailed, match="fell over"):
+            await running
+
+    asyncio.run(main())
+
+
+def test_a_restarted_learner_gets_its_batch_again_and_goes_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        coordinator = Coordinator("r", tmp_path, config(), BASE, good, Store())
+        running = asyncio.ensure_future(coordinator.run())
+        first = await coordinator.next_batch(0, 5.0)
+        assert await coordinator.resume_point() is None
+        again = await coordinator.next_batch(0, 5.0)
+        assert first is not None and again is not None
+        assert all((first[name] == again[name]).all() for name in first)
+        done = TrainedStep(0, Checkpoint(0, b"v0", {}, b"o"), {})
+        await coordinator.trained(done)
+        await coordinator.trained(dataclasses.replace(done))
+        resume = await coordinator.resume_point()
+        assert resume is not None and resume.step == 0
+        running.cancel()
+
+    asyncio.run(main())
