@@ -15,6 +15,7 @@ from jobs.eval import engine_spec, preflight
 from jobs.models import resolve
 from jobs.runner import Job, run_job
 from serve import app, policy
+from synth_ray.core.errors import SynthRayError
 from synth_ray.core.sections import DeployConfig
 from synth_ray.core.types import GenerateRequest, Sampling, Weights
 from synth_ray.runtime.remote import local_error
@@ -46,9 +47,11 @@ def _first_call(weights: Weights) -> None:
     """One token, so that `deployed` means that the engine has answered."""
     request = GenerateRequest("first-call", (0,), weights, Sampling(max_tokens=1))
     try:
-        app.handle(policy.APP).generate.remote(request).result(timeout_s=_FIRST_CALL_TIMEOUT_S)
+        (answer,) = app.handle(policy.APP).generate.remote([request]).result(timeout_s=_FIRST_CALL_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         raise local_error(error) from None
+    if isinstance(answer, SynthRayError):
+        raise answer
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from synth_ray.runtime.adapters import AdapterBlob
 
 @dataclass(frozen=True)
 class Resolved:
-    """A model ready to be asked for. ``root`` is the name that ids of descendants carry; ``adapter`` is to be published."""
+    """A model ready to be asked for. ``root`` is what ids of descendants carry; ``adapter`` is to be published."""
 
     ref: str
     root: str
@@ -34,7 +34,7 @@ class Resolved:
 def resolve(ref: str, home: Home, registry: Registry) -> Resolved:
     """The weights behind ``ref``. Raises NotFoundError, with a suggestion, if there are none."""
     if ref in BUILT_IN:
-        return _full(ref, ref, str(_built_in(ref, home)))
+        return _full(ref, ref, str(built_in(ref, home)))
     if ref.partition(":")[0] in ("fft", "peft", "rl"):
         return _registered(ref, registry)
     try:
@@ -70,7 +70,7 @@ def _crafter_tiny(folder: Path) -> None:
 BUILT_IN: dict[str, Callable[[Path], None]] = {"crafter-tiny": _crafter_tiny}
 
 
-def _built_in(name: str, home: Home) -> Path:
+def built_in(name: str, home: Home) -> Path:
     """The folder of a built-in model, made on first use."""
     folder = home.models / name
     if not folder.exists():

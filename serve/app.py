@@ -20,7 +20,7 @@ from synth_ray.runtime.remote import local_error
 
 TASK_TIMEOUT_S = 90.0
 ENGINE_TIMEOUT_S = 600.0
-_POLL_S = 0.25
+_POLL_S = 1.0
 _LOCK_TIMEOUT_S = 60.0
 _SPEC_TIMEOUT_S = 30.0
 Report = Callable[[str, float], None]

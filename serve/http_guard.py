@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.routing import get_route_path
 
 from synth_ray.core.secrets import KeyRing
 
@@ -22,11 +21,12 @@ class Guard:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request (ASGI)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if get_route_path(scope) not in OPEN_PATHS and not self._keys.allows(given_keys(headers)):
+        if _path(scope) not in OPEN_PATHS and not self._keys.allows(given_keys(headers)):
             await _answer(send, 401, "unauthorised", "API key missing or invalid", {"www-authenticate": "Bearer"})
             return
         body = await _read_body(receive)
@@ -34,6 +34,11 @@ class Guard:
             await _answer(send, 413, "too_large", f"the request body is larger than {BODY_LIMIT_BYTES} bytes")
             return
         await self._app(scope, _replay(body, receive), send)
+
+
+def _path(scope: Any) -> str:
+    """The path below the prefix that the app is mounted on."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def given_keys(headers: Headers) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import ray
 from ray import serve as ray_serve
 
+from serve.call_batcher import Answer
 from synth_ray.core.errors import PrerequisiteError, SynthRayError
-from synth_ray.core.types import GenerateRequest, GenerateResult
+from synth_ray.core.types import GenerateRequest
 from synth_ray.runtime.adapters import AdapterBlob, store_actor
 from synth_ray.runtime.devices import EngineSpec
 from synth_ray.runtime.engine import Engine
@@ -46,14 +48,20 @@ class PolicyReplica:
         """Ids of the GPUs that Ray gave to this replica."""
         return [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])]
 
-    async def generate(self, request: GenerateRequest) -> GenerateResult:
-        """One reply, by exactly the weights that the request names."""
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Answer]:
+        """A reply to each request, by exactly the weights that it names; an error is the answer to its own request."""
         await self.ready()
-        return await self._engine.generate(request)
+        return list(await asyncio.gather(*(self._answer(request) for request in requests)))
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         await self._engine.check()
+
+    async def _answer(self, request: GenerateRequest) -> Answer:
+        try:
+            return await self._engine.generate(request)
+        except SynthRayError as error:
+            return error
 
     async def _start(self) -> None:
         try:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import serve as ray_serve
 
 from serve import policy
+from serve.call_batcher import Answer
 from serve.task_host import TaskHost
 from serve.task_http import create_app
 from synth_ray.core.secrets import KeyRing, environment_keys
-from synth_ray.core.types import EpisodeSpec, GenerateRequest, GenerateResult, Rollout
+from synth_ray.core.types import EpisodeSpec, GenerateRequest, Rollout
 from synth_ray.runtime.remote import answered
 
 MAX_ONGOING = 1024
@@ -37,11 +39,11 @@ class TaskAppReplica:
         """The HTTP side (Ray Serve calls this)."""
         return create_app(self._host, self._keys)
 
-    async def _generate(self, request: GenerateRequest) -> GenerateResult:
+    async def _generate(self, requests: Sequence[GenerateRequest]) -> Sequence[Answer]:
         if self._handle is None:
             self._handle = ray_serve.get_app_handle(policy.APP)
-        result: GenerateResult = await answered(self._handle.generate.remote(request))
-        return result
+        answers: Sequence[Answer] = await answered(self._handle.generate.remote(requests))
+        return answers
 
 
 def build(app_id: str, env_file: str) -> Any:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from envs.registry import get_task
+from serve.call_batcher import CallBatcher, SendMany
 from synth_ray.core.errors import ConfigError
 from synth_ray.core.hashing import derived_seed
-from synth_ray.core.types import EpisodeSpec, GenerateRequest, GenerateResult, Rollout
+from synth_ray.core.types import EpisodeSpec, Rollout
 from synth_ray.learn.model_source import local_model
 from synth_ray.rollout.chat import load_chat
 from synth_ray.rollout.episode import play
 from synth_ray.rollout.policy import EnginePolicy, Policy, TeacherPolicy
 
-Generate = Callable[[GenerateRequest], Awaitable[GenerateResult]]
-
 
 class TaskHost:
     """Plays episodes of one task; ``generate`` reaches the engine."""
 
-    def __init__(self, app_id: str, generate: Generate) -> None:
+    def __init__(self, app_id: str, generate: SendMany) -> None:
         self.task = get_task(app_id)
         self._generate = generate
+        self._batchers: dict[int, CallBatcher] = {}
 
     async def play(self, spec: EpisodeSpec) -> Rollout:
         """One episode. Raises ConfigError for a wrong spec; everything later is in the rollout."""
@@ -42,4 +41,5 @@ class TaskHost:
         if spec.weights is None:
             raise ConfigError("a rollout by the engine must name its weights")
         chat = load_chat(str(local_model(spec.weights.base_dir)))
-        return EnginePolicy(self._generate, chat, spec.rollout_id, spec.weights, spec.sampling)
+        batcher = self._batchers.setdefault(spec.calls_together, CallBatcher(self._generate, spec.calls_together))
+        return EnginePolicy(batcher, chat, spec.rollout_id, spec.weights, spec.sampling)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -21,8 +24,8 @@ from synth_ray.runtime.job_client import JobClient, Submitted
 
 _SEEDS_PER_RUN = 1000
 _FIRST_TRAIN_SEED = 200_000
-_EPISODES = {"weak": 600, "strong": 350}
-_MEMORY_EVERY_S = 3.0
+_EPISODES = {"weak": 400, "strong": 350}
+_MEMORY_EVERY_S = 5.0
 STARTS = {
     "weak": "a few noisy demonstrations that teach the reply format and little else; a full SFT start (--start strong) "
     "reaches about 2.4 achievements before RL",
@@ -50,7 +53,9 @@ def run_quickstart(choices: Choices) -> None:
     begun = time.monotonic()
     home, stages = find_home(), Stages()
     with stages.stage("start", "a Ray head on 127.0.0.1, with token authentication"):
+        preparing = _prepare(home)
         cluster, new = verbs.ensure_cluster(home, choices.env_file, choices.port)
+        preparing.wait()
     memory = _PeakMemory(cluster)
     try:
         outcome = _Pipeline(choices, home, stages, verbs.client(home, choices.env_file)).run()
@@ -66,6 +71,13 @@ def run_quickstart(choices: Choices) -> None:
         "peak_memory_bytes": peak_bytes,
     }
     _print(outcome, choices)
+
+
+def _prepare(home: Home) -> subprocess.Popen[bytes]:
+    """Makes the built-in model and compiles the world beside the starting head; a job would do it otherwise."""
+    command = [sys.executable, "-m", "jobs.prepare", "--project", str(home.project)]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(local.numba_cache()), "PYTHONPATH": str(app_root())}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 class _Pipeline:
@@ -89,7 +101,9 @@ class _Pipeline:
                 raise
 
     def _stages_in_order(self, pool: ThreadPoolExecutor) -> dict[str, Any]:
-        engine = pool.submit(self._job, "engine", "vLLM and the task app on Ray Serve", "deploy", [])
+        engine = pool.submit(
+            self._job, "engine", "vLLM and the task app on Ray Serve", "deploy", [self._configs / "deploy.toml"]
+        )
         self._first(engine, pool.submit(self._collect))
         with self._stages.stage("filter", "traces into a fine-tuning file"):
             filtered = verbs.run_filter(self._home, [self._config("filter")], self._filter_sets())
@@ -102,6 +116,10 @@ class _Pipeline:
         self._first(before, trained)
         after = self._evaluate("evaluate rl", trained.result()["model"])
         return self._outcome(before.result(), trained.result(), after)
+
+    def _deploy(self) -> dict[str, Any]:
+        what = "vLLM and the task app on Ray Serve"
+        return self._job("engine", what, "deploy", [self._configs / "deploy.toml"])
 
     def _collect(self) -> dict[str, Any]:
         first = _FIRST_TRAIN_SEED + _SEEDS_PER_RUN * self._choices.seed

@@ -32,9 +32,9 @@ def quickstart(
 ) -> None:
     """Run the whole pipeline for real, on this machine, in minutes.
 
-    Teacher rollouts, filter, fine-tuning, evaluation, 10 RL steps with LoRA, evaluation. --start weak teaches little more
-    than the reply format, so that RL has everything to learn; --start strong begins from a good fine-tune. --set changes
-    the RL config.
+    Teacher rollouts, filter, fine-tuning, evaluation, 10 RL steps with LoRA, evaluation. --start weak teaches little
+    more than the reply format, so that RL has everything to learn; --start strong begins from a good fine-tune. --set
+    changes the RL config.
 
     \b
     synth-ray quickstart

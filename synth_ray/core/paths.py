@@ -67,7 +67,7 @@ class Home:
 
 
 def find_home(project: Path | None = None) -> Home:
-    """``SYNTH_RAY_HOME`` holds everything if it is set; else state is per user and artefacts go to ``project`` (or cwd)."""
+    """``SYNTH_RAY_HOME`` holds everything if set; else state is per user and artefacts go to ``project`` (or cwd)."""
     override = os.environ.get("SYNTH_RAY_HOME")
     if override:
         root = Path(override).expanduser().resolve()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from synth_ray.core.config import Section
 
@@ -64,6 +64,15 @@ class Policy(Section):
     """Settings of the scripted teacher (`provider = "expert"`)."""
 
 
+def _seed_list(value: Any) -> Any:
+    seeds = parse_seeds(value) if isinstance(value, str) else value
+    if isinstance(seeds, list) and len(set(map(str, seeds))) != len(seeds):
+        raise ValueError("a seed is listed twice")
+    if not seeds:
+        raise ValueError("at least one seed is needed")
+    return seeds
+
+
 class Eval(Section):
     """`[eval]`: which model plays which seeds."""
 
@@ -72,25 +81,17 @@ class Eval(Section):
     """A model id of the registry, a built-in name, a local folder, a hub id, or a teacher's name."""
     provider: Literal["engine", "expert"] = "engine"
     """Who answers: our engine, or the task's scripted teacher."""
-    seeds: list[int] | str
+    seeds: Annotated[list[int], BeforeValidator(_seed_list)]
     """A list, or ranges such as "0-9,20,30-39"; both ends are included."""
     max_turns: int = Field(10, ge=1)
     concurrency: int = Field(64, ge=1)
+    calls_together: int = Field(1, ge=1, le=256)
+    """Engine calls that may share one remote call: less overhead for small models; short replies wait for long ones."""
     split: str = "train"
     trace_db: str = "traces/crafter.db"
     env_config: Mapping[str, Any] = {}
     policy_config: Policy = Policy()
     rollout_timeout_s: float = Field(300, gt=0)
-
-    @field_validator("seeds")
-    @classmethod
-    def _parse(cls, value: list[int] | str) -> list[int]:
-        seeds = parse_seeds(value) if isinstance(value, str) else value
-        if not seeds:
-            raise ValueError("at least one seed is needed")
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("a seed is listed twice")
-        return seeds
 
 
 class EvalConfig(Section):
@@ -176,6 +177,8 @@ class RLRollout(Section):
     env_name: str = "grpo-crafter"
     max_turns: int = Field(10, ge=1)
     max_concurrent_rollouts: int = Field(128, ge=1)
+    calls_together: int = Field(1, ge=1, le=256)
+    """Engine calls that may share one remote call: less overhead for small models; short replies wait for long ones."""
     seed_range: tuple[int, int] = (0, 50_000)
     """Training seeds are drawn from [first, last)."""
     env_config: Mapping[str, Any] = {}

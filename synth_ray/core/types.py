@@ -111,7 +111,8 @@ class EpisodeSpec:
     """Everything that determines one rollout, but for the policy's own randomness, which ``rollout_id`` seeds.
 
     ``provider`` is "engine" (then ``weights`` and ``sampling`` say who answers) or the name of a teacher of the task
-    (then ``teacher`` holds its settings). ``deadline_s`` bounds the whole episode.
+    (then ``teacher`` holds its settings). ``deadline_s`` bounds the whole episode; ``calls_together`` is how many
+    engine calls of concurrent episodes may share one remote call.
     """
 
     rollout_id: str
@@ -127,6 +128,7 @@ class EpisodeSpec:
     rewards: RewardSpec = field(default_factory=RewardSpec)
     max_turns: int = 10
     deadline_s: float = 300.0
+    calls_together: int = 1
     step: int = -1
     group: int = -1
     index: int = 0

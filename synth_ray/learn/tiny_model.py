@@ -34,7 +34,7 @@ def build_tiny_model(
     intermediate: int = 352,
     max_positions: int = 512,
 ) -> None:
-    """Writes an untrained Llama (fp32 safetensors, tied embeddings) and its tokenizer for AutoModel and vLLM.
+    """Writes an untrained Llama (fp32 safetensors, untied embeddings) and its tokenizer for AutoModel and vLLM.
 
     Raises ValueError for a word that the tokenizer would split, because it could never be produced.
     """
@@ -48,7 +48,7 @@ def build_tiny_model(
         num_key_value_heads=heads,
         max_position_embeddings=max_positions,
         rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

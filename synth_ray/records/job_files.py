@@ -10,6 +10,9 @@ from typing import Any
 
 from synth_ray.records.disk import write_atomic
 
+_THROTTLE_S = 0.5
+_TAIL_BYTES = 4096
+
 
 class JobFiles:
     """The folder of one job: ``events.jsonl`` grows line by line, ``result.json`` appears whole at the end."""
@@ -17,6 +20,8 @@ class JobFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._said = ("", "")
+        self._at = 0.0
 
     @property
     def events_path(self) -> Path:
@@ -29,7 +34,10 @@ class JobFiles:
         return self.folder / "result.json"
 
     def event(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
-        """Says where the job is; ``note`` is what it waits for."""
+        """Says where the job is; ``note`` is what it waits for. Mere counting is thinned out."""
+        if (stage, note) == self._said and done != total and time.monotonic() - self._at < _THROTTLE_S:
+            return
+        self._said, self._at = (stage, note), time.monotonic()
         line = {"t": time.time(), "stage": stage, "done": done, "total": total, "note": note}
         with self.events_path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
@@ -52,9 +60,12 @@ class JobFiles:
         """The newest whole event."""
         if not self.events_path.exists():
             return None
-        for line in reversed(self.events_path.read_text(encoding="utf-8").splitlines()[-3:]):
+        with self.events_path.open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
+            tail = log.read().splitlines()
+        for line in reversed(tail):
             try:
                 return dict(json.loads(line))
-            except ValueError:
+            except ValueError:  # The last line may be half-written, the first one cut.
                 continue
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from synth_ray.core.errors import NotFoundError
@@ -36,9 +37,18 @@ class Chat:
 @lru_cache(maxsize=8)
 def load_chat(model_dir: str) -> Chat:
     """The chat of a local model folder."""
-    from transformers import AutoTokenizer
-
     try:
-        return Chat(AutoTokenizer.from_pretrained(model_dir, local_files_only=True))
+        return Chat(_tokenizer(model_dir))
     except OSError as error:
         raise NotFoundError(f"no tokenizer in {model_dir}: {error}") from None
+
+
+def _tokenizer(model_dir: str) -> Any:
+    if (Path(model_dir) / "tokenizer.json").is_file():
+        # The generic class reads every tokenizer.json and, unlike the automatic one, does not import torch.
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)

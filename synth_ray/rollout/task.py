@@ -26,7 +26,7 @@ class Episode(Protocol):
         ...
 
     def step(self, reply_text: str, extra: Mapping[str, Any]) -> StepFacts:
-        """Parses the reply, acts, and says what it did. A bad reply is a fact with a ``problem``, never an exception."""
+        """Parses the reply, acts, and says what it did. A bad reply is a fact with a ``problem``, no exception."""
         ...
 
 

@@ -1,7 +1,7 @@
 """The adapters that one engine holds: fetched on first use, verified, loaded under a new id and a new folder each.
 
-Invariants: a folder outlives every request that uses it, since the engine may read it again at any time; an engine id is
-never used twice, so the engine's prefix cache can't mix versions.
+Invariants: a folder outlives every request that uses it, since the engine may read it again at any time; an engine id
+is never used twice, so the engine's prefix cache can't mix versions.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def reward_spec(training: RLTraining) -> RewardSpec:
 
 
 def group_specs(config: RLConfig, run: str, step: int, group: int, weights: Weights) -> list[EpisodeSpec]:
-    """The rollouts of one group: the same world, different sampling seeds; all derived from the slot, not from order."""
+    """The rollouts of one group: one world, different sampling seeds; all derived from the slot, not from order."""
     rollout, training = config.rollout, config.training
     first, last = rollout.seed_range
     env_seed = first + derived_seed("env", training.seed, step, group) % (last - first)
@@ -57,6 +57,7 @@ def group_specs(config: RLConfig, run: str, step: int, group: int, weights: Weig
             rewards=reward_spec(training),
             max_turns=rollout.max_turns,
             deadline_s=rollout.rollout_timeout_s,
+            calls_together=rollout.calls_together,
             step=step,
             group=group,
             index=index,
@@ -71,8 +72,8 @@ def check_weights(rollout: Rollout, published: Mapping[str, str]) -> None:
         name, digest = turn.reply.weights_name, turn.reply.weights_digest
         if not digest or published.get(name) != digest:
             raise WrongWeights(
-                f"rollout {rollout.rollout_id} turn {turn.index} was sampled by {name or 'unknown weights'} with digest "
-                f"{digest[:12] or 'none'}, which this run never published"
+                f"rollout {rollout.rollout_id} turn {turn.index} was sampled by {name or 'unknown weights'} with "
+                f"digest {digest[:12] or 'none'}, which this run never published"
             )
 
 

@@ -64,7 +64,7 @@ def load_latest(run_dir: Path) -> Checkpoint | None:
 
 
 def _remove_old(parent: Path) -> None:
-    folders = sorted(path for path in parent.glob("step_*") if ".tmp-" not in path.name)
+    folders = sorted(path for path in parent.glob("step_*") if path.name.removeprefix("step_").isdecimal())
     for folder in folders[:-KEEP]:
         # The manifest goes first: a folder without one is invisible to readers.
         (folder / "manifest.json").unlink(missing_ok=True)

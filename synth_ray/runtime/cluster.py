@@ -22,12 +22,12 @@ from pathlib import Path
 import psutil
 
 from synth_ray.core.errors import PrerequisiteError, TemporaryError
-from synth_ray.core.paths import Home, cache_dir, private_dir, write_private
+from synth_ray.core.paths import Home, app_root, cache_dir, private_dir, write_private
 from synth_ray.core.waiting import wait_for
 
 MARK = "SYNTH_RAY_CLUSTER"
 START_TIMEOUT_S = 90.0
-_STOP_TIMEOUT_S = 8.0
+_STOP_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 256 << 20
 _LOCALHOST = "127.0.0.1"
 
@@ -94,9 +94,10 @@ def start(home: Home, token: str, http_port: int) -> LocalCluster:
         *("--dashboard-host", _LOCALHOST, "--dashboard-port", str(dashboard), "--include-dashboard", "true"),
         *("--dashboard-agent-listen-port", str(agent_http), "--dashboard-agent-grpc-port", str(agent_grpc)),
         *("--ray-client-server-port", str(client), "--object-store-memory", str(_OBJECT_STORE_BYTES)),
+        "--no-monitor",  # Nothing to scale on one machine.
     ]
     with log.open("wb") as output:
-        head = subprocess.Popen(  # noqa: S603 - our own interpreter and fixed arguments
+        head = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -166,20 +167,28 @@ def _pss_bytes(pid: int) -> int:
     return 0
 
 
+def numba_cache() -> Path:
+    """Where compiled kernels are kept from run to run."""
+    return private_dir(cache_dir() / "numba")
+
+
 def _head_env(cluster_id: str, token_file: Path) -> dict[str, str]:
     dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "ENVIRONMENT_API_KEY")
     kept: Mapping[str, str] = {name: value for name, value in os.environ.items() if name not in dropped}
     return {
         **kept,
         MARK: cluster_id,
+        # The code of a local cluster is the code on this disk; other clusters get it as Ray's working_dir.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(app_root()), os.environ.get("PYTHONPATH", "")])),
         "SPT_NOENV": "1",  # Renamed processes keep a readable environment, and so the mark.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "REPORTER_UPDATE_INTERVAL_MS": "20000",  # Statistics of every process cost seconds of CPU.
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_NUM_THREADS": "1",
-        "NUMBA_CACHE_DIR": str(private_dir(cache_dir() / "numba")),
+        "NUMBA_CACHE_DIR": str(numba_cache()),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -189,7 +198,7 @@ def _answers(head: subprocess.Popen[bytes], port: int, token: str, log: Path) ->
         raise TemporaryError(f"the Ray head ended with code {head.returncode}: {_tail(log)}", f"see {log}")
     import urllib.request
 
-    request = urllib.request.Request(  # noqa: S310 - a fixed loopback address
+    request = urllib.request.Request(
         f"http://{_LOCALHOST}:{port}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -227,5 +236,5 @@ def _end(processes: list[psutil.Process], signum: signal.Signals, timeout_s: flo
 
 def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     return False

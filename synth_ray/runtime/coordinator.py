@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,11 +89,10 @@ class Coordinator:
         """Plays and trains every step; returns the batch rewards. Raises what stopped the run."""
         training = self._config.training
         for step in range(self._trained, training.iterations):
-            await self._until(
-                lambda step=step: step <= self._trained + training.max_staleness, f"training of step {step - 1}"
-            )
+            oldest_needed = step - training.max_staleness
+            await self._until(partial(self._is_trained, oldest_needed), f"training of step {oldest_needed - 1}")
             await self._one_iteration(step)
-        await self._until(lambda: self._trained >= training.iterations, "the last training step")
+        await self._until(partial(self._is_trained, training.iterations), "the last training step")
         return self._batch_rewards
 
     async def next_batch(self, step: int, wait_s: float) -> dict[str, Any] | None:
@@ -200,6 +200,9 @@ class Coordinator:
             checkpoint = self._checkpoint
             blob = AdapterBlob(self._weights.adapter, checkpoint.digest, checkpoint.config, checkpoint.adapter)
             await self._store.publish(blob)
+
+    def _is_trained(self, steps: int) -> bool:
+        return self._trained >= steps
 
     async def _until(self, done: Callable[[], bool], name: str) -> None:
         self._waits_for = name

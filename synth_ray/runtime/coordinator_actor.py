@@ -1,4 +1,4 @@
-"""The coordinator as a Ray actor: plain methods of ``Coordinator``, with a Serve handle and the adapter store plugged in."""
+"""The coordinator as a Ray actor: ``Coordinator`` with a Serve handle and the adapter store plugged in."""
 
 from __future__ import annotations
 

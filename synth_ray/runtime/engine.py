@@ -8,7 +8,7 @@ from typing import Any
 
 from synth_ray.core.errors import PolicyError, WrongWeights
 from synth_ray.core.types import GenerateRequest, GenerateResult
-from synth_ray.learn.model_files import base_digest
+from synth_ray.learn.model_files import architecture_of, base_digest
 from synth_ray.learn.model_source import local_model
 from synth_ray.runtime.adapter_cache import AdapterCache, HeldAdapter
 from synth_ray.runtime.adapters import AdapterBlob
@@ -19,8 +19,10 @@ _SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class Engine:
-    """One vLLM engine. Changing the base restarts the engine core: on CPU its linear layers hold packed copies of the
-    weights, so that vLLM's in-place reload leaves a tied output layer stale without an error.
+    """One vLLM engine. Another base of the same architecture is loaded in place, any other restarts the engine core.
+
+    A model with tied embeddings restarts it too: on CPU vLLM keeps a packed copy of the output layer, which its
+    in-place reload leaves stale without an error.
     """
 
     def __init__(self, spec: EngineSpec, fetch_adapter: Callable[[str], Awaitable[AdapterBlob]]) -> None:
@@ -28,6 +30,7 @@ class Engine:
         self._gate = BaseGate(self._switch_base)
         self._adapters = AdapterCache(fetch_adapter, self._load_adapter, self._unload_adapter)
         self._llm: Any = None
+        self._architecture: dict[str, Any] = {}
         self.served = 0
 
     @property
@@ -66,12 +69,22 @@ class Engine:
         found = await asyncio.to_thread(_digest, model_dir)
         if found != digest:
             raise WrongWeights(f"the model in {model_dir} has digest {found[:12]}, the request names {digest[:12]}")
+        architecture = architecture_of(local_model(model_dir))
+        if self._llm is not None and architecture == self._architecture and not architecture["tie_word_embeddings"]:
+            await self._reload(model_dir)
+            return
         if self._llm is not None:
             await self._adapters.clear(unload=False)
             self._llm.shutdown(timeout=_SHUTDOWN_TIMEOUT_S)
             self._llm = None
         # In a thread, so that health checks are answered while the engine core starts.
         self._llm = await asyncio.to_thread(_start_vllm, self._spec, model_dir)
+        self._architecture = architecture
+
+    async def _reload(self, model_dir: str) -> None:
+        await self._adapters.clear(unload=True)
+        await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(local_model(model_dir))})
+        await self._llm.reset_prefix_cache()
 
     async def _load_adapter(self, held: HeldAdapter) -> None:
         if not await self._llm.add_lora(_lora_request(held)):

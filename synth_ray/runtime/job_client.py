@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
@@ -15,14 +14,12 @@ from typing import Any
 
 from synth_ray.core import errors
 from synth_ray.core.errors import JobFailed, SynthRayError, TemporaryError
-from synth_ray.core.paths import Home, app_root
+from synth_ray.core.paths import Home
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import new_job_id
 from synth_ray.runtime.cluster import LocalCluster
 
-_EXCLUDES = [".git", ".venv", "runs", "traces", "ft_data", "models", "dist", ".env", "**/__pycache__", "docs", "tests"]
 _POLL_S = 0.25
-_SDK_LOGGER = "ray.dashboard.modules.dashboard_sdk"
 _STATUS_EVERY_S = 3.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -43,8 +40,6 @@ class JobClient:
         os.environ.update(cluster.client_env)
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir", _SDK_LOGGER):
-            logging.getLogger(name).setLevel(logging.ERROR)  # Routine uploads are not news.
         self._cluster, self._home, self._env_file = cluster, home, env_file
         self._client: Any = JobSubmissionClient(cluster.dashboard)
 
@@ -63,7 +58,6 @@ class JobClient:
         self._client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=job_id,
-            runtime_env={"working_dir": str(app_root()), "excludes": _EXCLUDES, "env_vars": self._locations()},
             entrypoint_num_cpus=0,
         )
         return Submitted(job_id, kind, files)
@@ -112,10 +106,6 @@ class JobClient:
     def _last_words(self, job: Submitted) -> str:
         lines = [line for line in self.logs(job.job_id).splitlines() if line.strip()]
         return lines[-1] if lines else "it printed nothing"
-
-    def _locations(self) -> dict[str, str]:
-        home = os.environ.get("SYNTH_RAY_HOME")
-        return {"SYNTH_RAY_HOME": home} if home else {}
 
 
 def rebuild(error: dict[str, Any], exit_code: int) -> SynthRayError:

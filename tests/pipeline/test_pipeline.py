@@ -1,4 +1,4 @@
-"""The whole pipeline, small, on the real parts: Ray, Serve, vLLM, Ray Train, PEFT. Tests share its run, in file order."""
+"""The whole pipeline, small, on the real parts: Ray, Serve, vLLM, Ray Train, PEFT. The tests share one run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Ran:
 def ran(jobs: JobClient, home: Home) -> Ran:
     trace_db, data = home.traces / "pipeline.db", home.data / "pipeline.jsonl"
     db = f'eval.trace_db="{trace_db}"'
-    deploying = jobs.submit("deploy", [])
+    deploying = jobs.submit("deploy", [QUICK / "deploy.toml"])
     collecting = jobs.submit("eval", [QUICK / "collect_weak.toml"], ['eval.seeds="200000-200059"', db])
     collected = jobs.wait(collecting)
     run_filter([QUICK / "filter_weak.toml"], [f'filter.db="{trace_db}"', f'filter.output="{data}"'], home.project)
@@ -179,9 +179,9 @@ def test_no_secret_in_arguments_or_environments(ran: Ran, local: LocalCluster, e
 def test_wrong_things_end_with_a_clear_error(ran: Ran, jobs: JobClient) -> None:
     with pytest.raises(NotFoundError, match="no model 'crafter-tny'"):
         jobs.wait(jobs.submit("eval", [QUICK / "eval.toml"], ['eval.model="crafter-tny"']))
-    with pytest.raises(PrerequisiteError, match="needs 2 GPU .* the cluster has 0"):
+    with pytest.raises(PrerequisiteError, match=r"needs 2 GPU .* the cluster has 0"):
         jobs.wait(jobs.submit("rl", [CONFIGS / "crafter" / "rl_qwen3_4b_outcome.toml"]))
-    with pytest.raises(ConflictError, match="other .vllm. settings"):
+    with pytest.raises(ConflictError, match=r"other \[vllm\] settings"):
         jobs.wait(jobs.submit("eval", [QUICK / "eval.toml"], ["vllm.max_num_seqs=7"]))
 
 

@@ -17,7 +17,7 @@ QUICK = ROOT / "configs" / "quickstart"
 def cli(*arguments: str, home: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SYNTH_RAY_HOME": str(home)}
     command = [sys.executable, "-m", "synth_ray.cli.main", *arguments]
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=home, check=False
     )
 
@@ -33,7 +33,7 @@ def test_help_is_quick_and_light(tmp_path: Path) -> None:
         "import sys; from synth_ray.cli import main;"
         "print([name for name in ('torch', 'ray', 'transformers', 'pyarrow', 'pydantic') if name in sys.modules])"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 
 
@@ -89,7 +89,9 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 
 def test_dry_run_prints_the_resolved_config(tmp_path: Path) -> None:
-    result = cli("train", "rl", "-c", str(QUICK / "rl_weak.toml"), "--set", "training.seed=4", "--dry-run", home=tmp_path)
+    result = cli(
+        "train", "rl", "-c", str(QUICK / "rl_weak.toml"), "--set", "training.seed=4", "--dry-run", home=tmp_path
+    )
     resolved = json.loads(result.stdout)
     assert resolved["config"]["training"]["seed"] == 4
     assert resolved["sources"]["training.seed"] == "--set"

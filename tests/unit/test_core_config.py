@@ -6,7 +6,7 @@ import pytest
 
 from synth_ray.core.config import Section, load_config, parse_set
 from synth_ray.core.errors import ConfigError, NotFoundError
-from synth_ray.core.sections import EvalConfig, RLConfig, SFTConfig, parse_seeds
+from synth_ray.core.sections import DeployConfig, EvalConfig, RLConfig, SFTConfig, parse_seeds
 from synth_ray.records.filter_run import FilterFile
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -16,6 +16,7 @@ MODELS: dict[str, type[Section]] = {
     "eval": EvalConfig,
     "collect": EvalConfig,
     "filter": FilterFile,
+    "deploy": DeployConfig,
 }
 
 
@@ -82,5 +83,5 @@ def test_sets_are_toml_typed() -> None:
 def test_seed_ranges() -> None:
     assert parse_seeds("0-2, 7") == [0, 1, 2, 7]
     for wrong in ("", "a", "3-1", "1-", "-1", "0-99999999"):
-        with pytest.raises(ValueError, match="seed|range"):
+        with pytest.raises(ValueError, match=r"seed|range"):
             parse_seeds(wrong)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from serve.http_guard import BODY_LIMIT_BYTES, Guard
 from synth_ray.core.errors import PrerequisiteError
 from synth_ray.core.secrets import KeyRing, ensure_env_file, environment_keys, read_env_file
-from serve.http_guard import BODY_LIMIT_BYTES, Guard
 
 
 def test_env_file_is_private_and_keeps_what_is_there(tmp_path: Path) -> None:

@@ -136,13 +136,13 @@ JSON = st.recursive(
 NOISE = st.text(alphabet='{}[]":,\\ actions<think/>do0', max_size=200) | st.text()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(NOISE, JSON, NOISE, st.integers(1, 8))
 def test_any_text_is_answered(before: str, value: Any, after: str, max_actions: int) -> None:
     check(parse_actions(before + json.dumps(value) + after, {}, max_actions), max_actions)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     NOISE,
     JSON

@@ -253,7 +253,7 @@ chats = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chats)
 def test_openai_to_trl_and_back_is_the_identity(chat: list[dict[str, Any]]) -> None:
     assert to_openai(to_trl(chat)) == to_openai(chat) == chat

@@ -129,7 +129,7 @@ from pathlib import Path
 from synth_ray.core.errors import ConflictError
 from synth_ray.records.runs import RunDir
 Path(sys.argv[1], f".ready-{sys.argv[2]}").touch()
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 60
 while len(list(Path(sys.argv[1]).glob(".ready-*"))) < 2:
     assert time.monotonic() < deadline, "the other process is gone"
 for at in range(40):

@@ -36,12 +36,12 @@ def test_gate_never_mixes_bases() -> None:
         async with gate.hold(digest, f"/{digest}"):
             running.append(digest)
             assert set(running) == {digest} == {gate.current}
-            await asyncio.sleep(random.random() / 1000)  # noqa: S311
+            await asyncio.sleep(random.random() / 1000)
             running.remove(digest)
 
     async def main() -> None:
         gate = BaseGate(switch)
-        await asyncio.gather(*(request(gate, random.choice("ab")) for _ in range(200)))  # noqa: S311
+        await asyncio.gather(*(request(gate, random.choice("ab")) for _ in range(200)))
 
     asyncio.run(main())
     assert set(loaded) == {"a", "b"}

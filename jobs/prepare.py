@@ -1,0 +1,29 @@
+"""Prepares what is made once per machine and project: the built-in models, and the world's compiled kernels.
+
+    python -m jobs.prepare --project .
+
+Every job makes what it misses by itself; running this beside a starting cluster only saves time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from envs.registry import get_task
+from jobs.models import BUILT_IN, built_in
+from synth_ray.core.paths import find_home
+
+
+def main() -> None:
+    """Makes everything that is missing."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.prepare")
+    parser.add_argument("--project", type=Path, default=None)
+    home = find_home(parser.parse_args().project)
+    for name in BUILT_IN:
+        built_in(name, home)
+    get_task("grpo-crafter").open(0, {}, 1)
+
+
+if __name__ == "__main__":
+    main()
