@@ -15,12 +15,12 @@ from jobs.eval import engine_spec, preflight
 from jobs.models import resolve
 from jobs.runner import Job, run_job
 from serve import app, policy
-from synth_ray.core.errors import SynthRayError
+from synth_ray.core.errors import DeadlineError, SynthRayError
 from synth_ray.core.sections import DeployConfig
 from synth_ray.core.types import GenerateRequest, Sampling, Weights
 from synth_ray.runtime.remote import local_error
 
-_FIRST_CALL_TIMEOUT_S = 60.0
+_FIRST_CALL_TIMEOUT_S = app.ENGINE_TIMEOUT_S
 
 
 def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
@@ -48,6 +48,8 @@ def _first_call(weights: Weights) -> None:
     request = GenerateRequest("first-call", (0,), weights, Sampling(max_tokens=1))
     try:
         (answer,) = app.handle(policy.APP).generate.remote([request]).result(timeout_s=_FIRST_CALL_TIMEOUT_S)
+    except TimeoutError:
+        raise DeadlineError(f"the engine did not answer within {_FIRST_CALL_TIMEOUT_S:.0f} s") from None
     except ray.exceptions.RayError as error:
         raise local_error(error) from None
     if isinstance(answer, SynthRayError):

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from envs.crafter.score import crafter_score
+from envs.registry import get_task
 from jobs.models import resolve
 from jobs.playing import play_all
 from jobs.runner import Job, run_job
@@ -34,8 +35,9 @@ _WRITE_EVERY = 64
 def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     """Plays the seeds and returns the summary."""
     config = job.config.eval
+    app_id = get_task(config.app_id).name
     app.start_serve(job.http_port, job.home.serve_lock)
-    wanted = [app.task(config.app_id, job.env_file)]
+    wanted = [app.task(app_id, job.env_file)]
     weights = None
     if config.provider == "engine":
         preflight(job.config)
@@ -111,7 +113,7 @@ def _play(job: Job[EvalConfig], weights: Weights | None) -> list[Rollout]:
                 unsaved.clear()
 
         try:
-            return asyncio.run(play_all(app.handle(config.app_id), specs, config.concurrency, on_done))
+            return asyncio.run(play_all(app.handle(get_task(config.app_id).name), specs, config.concurrency, on_done))
         finally:
             traces.add(unsaved, metadata)
 

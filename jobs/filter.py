@@ -1,6 +1,6 @@
 """Filters traces into a fine-tuning file. Needs no cluster: the CLI runs the same function in its own process.
 
-python -m jobs.filter --config configs/quickstart/filter.toml
+python -m jobs.filter --config configs/quickstart/filter_weak.toml
 """
 
 from __future__ import annotations

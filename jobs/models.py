@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.crafter.words import REPLY_PIECES, vocabulary
-from synth_ray.core.errors import NotFoundError
-from synth_ray.core.hashing import sha256_bytes
+from synth_ray.core.errors import NotFoundError, WrongWeights
 from synth_ray.core.paths import Home
 from synth_ray.core.types import Weights
 from synth_ray.learn.adapter_files import read_adapter
@@ -53,12 +52,22 @@ def _registered(ref: str, registry: Registry) -> Resolved:
     model = registry.model(ref)
     root = parse_model_id(ref).base
     if model.kind == "full":
-        return _full(ref, root, model.path)
+        return _verified(_full(ref, root, model.path), model.digest)
     data, config = read_adapter(Path(model.path))
-    blob = AdapterBlob(f"{model.job_id}@final", sha256_bytes(data), config, data)
-    base = _full(model.base, root, model.base_path).weights
+    blob = AdapterBlob(f"{model.job_id}@final", model.digest, config, data)
+    blob.verify()
+    base = _verified(_full(model.base, root, model.base_path), str(model.metrics["base_digest"])).weights
     weights = Weights(base.base_dir, base.base_digest, blob.name, blob.digest)
     return Resolved(ref, root, weights, blob)
+
+
+def _verified(model: Resolved, digest: str) -> Resolved:
+    if model.weights.base_digest != digest:
+        raise WrongWeights(
+            f"the files of {model.ref} in {model.weights.base_dir} are not those that were registered",
+            "restore the folder, or train the model again",
+        )
+    return model
 
 
 def _crafter_tiny(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """RL with LoRA: coordinator, learner, task app and policy together; registers the adapter.
 
-python -m jobs.rl --config configs/quickstart/rl.toml --set model.source=fft:crafter-tiny:job_...
+python -m jobs.rl --config configs/quickstart/rl_weak.toml --set model.source=fft:crafter-tiny:job_...
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from envs.registry import get_task
 from jobs.eval import engine_spec, preflight
 from jobs.models import Resolved, resolve
 from jobs.runner import Job, run_job
@@ -33,6 +34,7 @@ from synth_ray.runtime.remote import local_error
 from synth_ray.runtime.trainer import LearnerTask, fit, learn
 
 _POLL_S = 0.5
+_ANSWER_TIMEOUT_S = 60.0
 
 
 def work(job: Job[RLConfig]) -> Mapping[str, Any]:
@@ -47,10 +49,11 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     app.check_engine(spec)
     run = RunDir.create(job.home.runs, job.name, job.resolved.as_dict()["config"], dict(job.resolved.sources))
     run.start_attempt(job.job_id)
+    run.set_state(State.RUNNING)
     try:
         result = _run(job, run, start, spec)
-    except SynthRayError as error:
-        run.set_state(State.FAILED, error.message)
+    except Exception as error:
+        run.set_state(State.FAILED, str(error))
         raise
     except BaseException:
         run.set_state(State.CANCELLED)
@@ -61,7 +64,7 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
 
 def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping[str, Any]:
     config = job.config
-    wanted = [app.task(config.rollout.env_name, job.env_file), app.engine(spec)]
+    wanted = [app.task(get_task(config.rollout.env_name).name, job.env_file), app.engine(spec)]
     app.ensure(wanted, job.home.serve_lock)
     app.wait_ready(wanted[0], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
     coordinator = _coordinator(job, run, start.weights)
@@ -69,7 +72,7 @@ def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping
     learner.start()
     app.wait_ready(wanted[1], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
     rewards = _watch(job, coordinator)
-    weights, checkpoint = ray.get(coordinator.result.remote(), timeout=60)
+    weights, checkpoint = _ask(coordinator.result.remote())
     learner.join(timeout=30)
     return {"batch_rewards": rewards, "run_dir": str(run.path), **_publish(job, run, start, weights, checkpoint)}
 
@@ -78,7 +81,7 @@ def _coordinator(job: Job[RLConfig], run: RunDir, base: Weights) -> Any:
     """The coordinator lives on this machine: the run folder is here."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 64, "scheduling_strategy": here, "name": f"coordinator-{job.job_id}"}
-    play = app.handle(job.config.rollout.env_name)
+    play = app.handle(get_task(job.config.rollout.env_name).name)
     return ray.remote(CoordinatorActor).options(**options).remote(job.job_id, run.path, job.config, base, play)
 
 
@@ -101,11 +104,15 @@ def _watch(job: Job[RLConfig], coordinator: Any) -> list[float]:
         done, _ = ray.wait([ending], timeout=_POLL_S)
         if done:
             break
-        progress = ray.get(coordinator.progress.remote(), timeout=60)
+        progress = _ask(coordinator.progress.remote())
         shown = " ".join(f"{reward:.2f}" for reward in progress.batch_rewards[-10:])
         job.report("train", progress.trained, total, f"{progress.waits_for}; rewards {shown or '-'}")
+    return list(_ask(ending))
+
+
+def _ask(reference: Any) -> Any:
     try:
-        return list(ray.get(ending))
+        return ray.get(reference, timeout=_ANSWER_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         raise local_error(error) from None
 
@@ -125,6 +132,7 @@ def _publish(
         checkpoint.digest,
         job.job_id,
         base_path=start.weights.base_dir,
+        metrics={"base_digest": start.weights.base_digest},
     )
     job.registry.add_model(model)
     return {"model": model_id, "adapter": str(target), "digest": checkpoint.digest, "version": weights.adapter}

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from synth_ray.core.config import Resolved, Section, load_config
 from synth_ray.core.errors import PrerequisiteError, SynthRayError
-from synth_ray.core.paths import Home, app_root, find_home
+from synth_ray.core.paths import Home, find_home
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Registry, new_job_id
 from synth_ray.records.states import State
@@ -60,8 +60,7 @@ def run_job(kind: str, model: type[C], work: Callable[[Job[C]], Mapping[str, Any
     """Runs ``work`` as job ``kind`` and exits with its code."""
     arguments = _parser(kind).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, _terminate)
+    _handle_signals()
     home = find_home(arguments.project)
     job_id = arguments.job_id or new_job_id()
     files = JobFiles(home.jobs / job_id)
@@ -95,6 +94,7 @@ def _run(
             registry.set_job_status(job_id, State.STARTING)
             files.event("connect", note="the cluster")
             connect()
+            _handle_signals()  # Ray has put its own in their place.
             job = Job(job_id, name, home, resolved, registry, files, arguments.env_file, arguments.port)
             registry.set_job_status(job_id, State.RUNNING)
             result = dict(work(job))
@@ -129,7 +129,7 @@ def connect() -> None:
 
 def _parser(kind: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m jobs.{kind}")
-    parser.add_argument("--config", type=_config_path, action="append", default=[], help="TOML; later files win")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="TOML; later files win")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--job-id", default="", help="id in the registry; made if absent")
     parser.add_argument("--run-name", default="")
@@ -139,9 +139,9 @@ def _parser(kind: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _config_path(text: str) -> Path:
-    path = Path(text)
-    return path if path.exists() or path.is_absolute() else app_root() / path
+def _handle_signals() -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _terminate)
 
 
 def _terminate(signum: int, _: Any) -> None:

@@ -1,6 +1,6 @@
 """Supervised fine-tuning of a model on a filtered data set; registers the result.
 
-python -m jobs.sft --config configs/quickstart/sft.toml
+python -m jobs.sft --config configs/quickstart/sft_weak.toml
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def _fit_watched(job: Job[SFTConfig], task: SftTask, devices: Any, storage: Path
     thread = threading.Thread(target=train, daemon=True)
     thread.start()
     while thread.is_alive():
-        if progress.exists():
-            line = json.loads(progress.read_text().splitlines()[-1])
+        lines = progress.read_text().splitlines() if progress.exists() else []
+        if lines:
+            line = json.loads(lines[-1])
             job.report("train", line["step"], line["total"], f"loss {line['loss']:.3f}")
         time.sleep(_POLL_S)
     if "error" in outcome:

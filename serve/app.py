@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock
 from ray import serve as ray_serve
 
 from serve import policy, task_app
-from synth_ray.core.errors import ConflictError, DeadlineError, PrerequisiteError, SynthRayError
+from synth_ray.core.errors import ConflictError, DeadlineError, PrerequisiteError
+from synth_ray.core.locks import one_at_a_time
 from synth_ray.core.waiting import wait_for
 from synth_ray.runtime.devices import EngineSpec
 from synth_ray.runtime.remote import local_error
@@ -21,7 +21,7 @@ from synth_ray.runtime.remote import local_error
 TASK_TIMEOUT_S = 90.0
 ENGINE_TIMEOUT_S = 600.0
 _POLL_S = 1.0
-_LOCK_TIMEOUT_S = 60.0
+_REDEPLOYED = ("DEPLOY_FAILED", "DELETING")
 _SPEC_TIMEOUT_S = 30.0
 Report = Callable[[str, float], None]
 
@@ -38,7 +38,7 @@ class Wanted:
 
 def start_serve(port: int, lock_file: Path) -> None:
     """Starts Serve on the loopback, if it is not running yet."""
-    with _one_at_a_time(lock_file):
+    with one_at_a_time(lock_file):
         ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
 
 
@@ -54,20 +54,13 @@ def engine(spec: EngineSpec) -> Wanted:
 
 def ensure(wanted: list[Wanted], lock_file: Path) -> None:
     """Deploys those applications that are not there yet; does not wait. Two jobs at once deploy each only once."""
-    with _one_at_a_time(lock_file):
+    with one_at_a_time(lock_file):
         _deploy_missing(wanted)
-
-
-def _one_at_a_time(lock_file: Path) -> FileLock:
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
 
 
 def _deploy_missing(wanted: list[Wanted]) -> None:
     known = ray_serve.status().applications
-    missing = [
-        one for one in wanted if one.name not in known or known[one.name].status in ("DEPLOY_FAILED", "UNHEALTHY")
-    ]
+    missing = [one for one in wanted if one.name not in known or known[one.name].status in _REDEPLOYED]
     targets = [ray_serve.RunTarget(one.application, name=one.name, route_prefix=one.route) for one in missing]
     if targets:
         ray_serve.run_many(targets, wait_for_applications_running=False)
@@ -107,7 +100,7 @@ def handle(name: str) -> Any:
 
 
 def wait_ready(wanted: Wanted, report: Report | None = None) -> dict[str, Any]:
-    """Waits until the application answers; on failure removes it and raises the reason."""
+    """Waits until the application answers; one that can't start is removed, and the reason is raised."""
     deadline = time.monotonic() + wanted.timeout_s
     try:
         wait_for(
@@ -120,7 +113,7 @@ def wait_ready(wanted: Wanted, report: Report | None = None) -> dict[str, Any]:
         )
         response = handle(wanted.name).ready.remote()
         return _answer(wanted.name, response, deadline, report)
-    except SynthRayError:
+    except PrerequisiteError:
         ray_serve.delete(wanted.name, _blocking=False)
         raise
 

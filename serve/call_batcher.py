@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from synth_ray.core.errors import SynthRayError
 from synth_ray.core.types import GenerateRequest, GenerateResult
+from synth_ray.runtime.remote import local_error
 
 Answer = GenerateResult | SynthRayError
 SendMany = Callable[[Sequence[GenerateRequest]], Awaitable[Sequence[Answer]]]
@@ -47,8 +48,8 @@ class CallBatcher:
     async def _send(self, together: list[_Waiting]) -> None:
         try:
             answers = await self._send_many([request for request, _ in together])
-        except SynthRayError as error:
-            answers = [error] * len(together)
+        except Exception as error:  # Whatever it is, every caller has to hear of it.
+            answers = [local_error(error)] * len(together)
         for (_, future), answer in zip(together, answers, strict=True):
             if not future.done():
                 future.set_result(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,12 +13,12 @@ import ray
 from ray import serve as ray_serve
 
 from serve.call_batcher import Answer
-from synth_ray.core.errors import PrerequisiteError, SynthRayError
+from synth_ray.core.errors import SynthRayError
 from synth_ray.core.types import GenerateRequest
 from synth_ray.runtime.adapters import AdapterBlob, store_actor
 from synth_ray.runtime.devices import EngineSpec
 from synth_ray.runtime.engine import Engine
-from synth_ray.runtime.remote import answered
+from synth_ray.runtime.remote import answered, local_error
 
 APP = "policy"
 log = logging.getLogger("ray.serve")
@@ -62,18 +63,18 @@ class PolicyReplica:
             return await self._engine.generate(request)
         except SynthRayError as error:
             return error
+        except Exception as error:
+            if self._engine.dead:
+                # A dead actor is replaced at once, a failing health check only after half a minute.
+                log.exception("the engine core died; ending this replica")
+                os._exit(1)
+            return local_error(error)
 
     async def _start(self) -> None:
         try:
             await self._engine.start()
         except SynthRayError as error:
             self._failure = error
-        except Exception as error:
-            log.exception("the engine did not start")
-            self._failure = PrerequisiteError(
-                f"the engine could not start: {_first_line(error)}",
-                "check the model folder and the [vllm] section; details are in the policy replica's log",
-            )
         self._started.set()
 
     def __del__(self) -> None:
@@ -102,8 +103,3 @@ def build(spec: EngineSpec) -> Any:
 async def _fetch(name: str) -> AdapterBlob:
     blob: AdapterBlob = await answered(store_actor().get.remote(name))
     return blob
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else type(error).__name__)

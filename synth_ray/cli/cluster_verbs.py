@@ -79,14 +79,20 @@ def deploy(
     from synth_ray.cli.verbs import check_config, client, ensure_cluster, run
     from synth_ray.core.paths import find_home
     from synth_ray.core.sections import DeployConfig
+    from synth_ray.runtime.cluster import stop
 
     given = [*sets, f"app_id={app_id}", *([f"model={model}"] if model is not None else [])]
     check_config(DeployConfig, configs, given, dry_run=False)
     home, stages = find_home(), Stages()
     with stages.stage("cluster", "the local Ray head"):
-        ensure_cluster(home, env_file, port)
-    with stages.stage("deploy", f"{app_id} and its policy") as on_event:
-        result = run(client(home, env_file), "deploy", configs, given, on_event=on_event)
+        _, new = ensure_cluster(home, env_file, port)
+    try:
+        with stages.stage("deploy", f"{app_id} and its policy") as on_event:
+            result = run(client(home, env_file), "deploy", configs, given, on_event=on_event)
+    except BaseException:
+        if new:
+            stop(home)
+        raise
     if as_json:
         data_json("deploy", result)
     else:

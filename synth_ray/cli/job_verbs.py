@@ -93,8 +93,8 @@ def train(
     """Fine-tune (sft) or train by reinforcement learning (rl).
 
     \b
-    synth-ray train --type sft -c configs/quickstart/sft.toml
-    synth-ray train --type rl -c configs/quickstart/rl.toml --set model.source=fft:crafter-tiny:job_...
+    synth-ray train --type sft -c configs/quickstart/sft_weak.toml
+    synth-ray train --type rl -c configs/quickstart/rl_weak.toml --set model.source=fft:crafter-tiny:job_...
     """
     from synth_ray.cli.progress import Stages
     from synth_ray.cli.verbs import check_config, client, run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -14,7 +16,7 @@ from synth_ray.core.errors import SynthRayError
 EPILOG = """\b
 First time:       synth-ray quickstart
 Step by step:     synth-ray setup; synth-ray deploy grpo-crafter; synth-ray eval grpo-crafter -c FILE
-Every verb takes --json; it then prints one object {"schema": ..., "data": ...} or {"error": ...} on stdout.
+Verbs with an answer take --json; they then print one object {"schema": ..., "data": ...} or {"error": ...} on stdout.
 Exit codes: 0 done, 1 failed, 2 usage, 3 prerequisite, 4 not found, 5 conflict, 6 auth, 7 corrupt, 74 disk,
 75 try again, 124 timeout, 130 interrupted."""
 
@@ -40,8 +42,14 @@ for command in (
     cli.add_command(command)
 
 
+def _terminated(signum: int, _: FrameType | None) -> None:
+    say("terminated; stopping what this command started")
+    sys.exit(128 + signum)
+
+
 def main() -> None:
     """Entry point: runs the CLI and exits with the documented code."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from synth_ray.runtime.job_client import JobClient, Submitted
 
 _SEEDS_PER_RUN = 1000
 _FIRST_TRAIN_SEED = 200_000
-_EPISODES = {"weak": 400, "strong": 350}
+_EPISODES = {"weak": 600, "strong": 350}
 _MEMORY_EVERY_S = 5.0
+_PREPARE_TIMEOUT_S = 120.0
 STARTS = {
-    "weak": "a few noisy demonstrations that teach the reply format and little else; a full SFT start (--start strong) "
-    "reaches about 2.4 achievements before RL",
+    "weak": "lazy demonstrations (two thirds noop) that teach the reply format and little else; a full SFT start "
+    "(--start strong) reaches about 2.4 achievements before RL",
     "strong": "a full SFT start on the best episodes of the scripted expert",
 }
 
@@ -54,12 +56,18 @@ def run_quickstart(choices: Choices) -> None:
     home, stages = find_home(), Stages()
     with stages.stage("start", "a Ray head on 127.0.0.1, with token authentication"):
         preparing = _prepare(home)
-        cluster, new = verbs.ensure_cluster(home, choices.env_file, choices.port)
-        preparing.wait()
+        try:
+            cluster, new = verbs.ensure_cluster(home, choices.env_file, choices.port)
+        except BaseException:
+            preparing.kill()
+            raise
     memory = _PeakMemory(cluster)
     try:
+        with suppress(subprocess.TimeoutExpired):  # What it did not make, the jobs make.
+            preparing.wait(_PREPARE_TIMEOUT_S)
         outcome = _Pipeline(choices, home, stages, verbs.client(home, choices.env_file)).run()
     finally:
+        preparing.kill()
         peak_bytes = memory.stop()
         if new and not choices.keep:
             with stages.stage("stop", "everything that was started"):
@@ -93,12 +101,15 @@ class _Pipeline:
 
     def run(self) -> dict[str, Any]:
         """Engine start and data collection run side by side, and so do the first evaluation and the start of RL."""
-        with ThreadPoolExecutor(4) as pool:
-            try:
-                return self._stages_in_order(pool)
-            except BaseException:
-                self._stop_jobs()
-                raise
+        pool = ThreadPoolExecutor(4)
+        try:
+            return self._stages_in_order(pool)
+        except BaseException:
+            self._stop_jobs()
+            raise
+        finally:
+            # Threads of stopped jobs end by themselves; waiting for them here would only delay the clean-up.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _stages_in_order(self, pool: ThreadPoolExecutor) -> dict[str, Any]:
         engine = pool.submit(

@@ -20,14 +20,15 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 def ensure_cluster(home: Home, env_file: Path, port: int) -> tuple[LocalCluster, bool]:
     """The running local cluster, or a new one; and whether it is new."""
+    from synth_ray.core.locks import one_at_a_time
     from synth_ray.core.secrets import RAY_TOKEN, ensure_env_file
     from synth_ray.runtime import cluster
 
-    running = cluster.find(home)
-    if running:
-        return running, False
-    cluster.check_port(port)
-    return cluster.start(home, ensure_env_file(env_file)[RAY_TOKEN], port), True
+    with one_at_a_time(home.state / "cluster.lock"):
+        running = cluster.find(home)
+        if running:
+            return running, False
+        return cluster.start(home, ensure_env_file(env_file)[RAY_TOKEN], port), True
 
 
 def client(home: Home, env_file: Path) -> JobClient:
@@ -60,7 +61,7 @@ def run(
     job = jobs.submit(kind, configs, sets, run_name)
     try:
         return {"job_id": job.job_id, **jobs.wait(job, on_event)}
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         say(f"stopping {job.job_id}")
         jobs.stop(job)
         raise

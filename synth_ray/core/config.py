@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.hashing import canonical_json, sha256_text
+from synth_ray.core.paths import config_path
 
 M = TypeVar("M", bound="Section")
 
@@ -45,11 +46,11 @@ def load_config(model: type[M], files: Sequence[Path], sets: Sequence[str] = ())
     """Merges ``files`` and ``sets`` (``a.b=c``, TOML-typed) and validates against ``model``."""
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for file in files:
+    for file in map(config_path, files):
         _merge(merged, read_toml(file), sources, str(file))
     for item in sets:
         _merge(merged, parse_set(item), sources, "--set")
-    base_dir = files[-1].resolve().parent if files else Path.cwd()
+    base_dir = config_path(files[-1]).resolve().parent if files else Path.cwd()
     return Resolved(validate(model, merged), sources, base_dir)
 
 

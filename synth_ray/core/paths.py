@@ -88,6 +88,12 @@ def app_root() -> Path:
     return checkout if (checkout / "jobs" / "__init__.py").is_file() else package / "_app"
 
 
+def config_path(path: Path) -> Path:
+    """``path`` itself if it exists, else the file of that name among those that came with the program."""
+    shipped = app_root() / path
+    return shipped if not path.exists() and not path.is_absolute() and shipped.exists() else path
+
+
 def safe_name(name: str) -> str:
     """``name`` if it can be a folder name, else a ConfigError."""
     if not _NAME.match(name) or ".." in name:

@@ -38,6 +38,8 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 def ensure_env_file(path: Path) -> dict[str, str]:
     """Adds the keys that are missing in ``path`` (made 0600) and returns all of its values."""
+    if path.exists():
+        path.chmod(0o600)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     values = read_env_file(path) if path.exists() else {}
     missing = [name for name in (ENVIRONMENT_KEY, RAY_TOKEN) if not values.get(name)]

@@ -185,6 +185,13 @@ class RLRollout(Section):
     policy_config: Policy = Policy()
     rollout_timeout_s: float = Field(300, gt=0)
 
+    @model_validator(mode="after")
+    def _seeds(self) -> RLRollout:
+        first, last = self.seed_range
+        if not 0 <= first < last:
+            raise ValueError("rollout.seed_range must be [first, last) with 0 <= first < last")
+        return self
+
 
 class RLTraining(Section):
     """`[training]`: how much, how fast, on which signal."""

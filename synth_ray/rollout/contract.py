@@ -10,6 +10,7 @@ from synth_ray.core.errors import ConfigError
 from synth_ray.core.types import EpisodeSpec, RewardSpec, Rollout, Turn
 
 DEFAULT_TURNS = 10
+MAX_TURNS = 1000
 
 
 class _Open(BaseModel):
@@ -61,6 +62,8 @@ def episode_spec(request: RolloutRequest, task: str) -> EpisodeSpec:
             "rollouts by a model go through `synth-ray eval`",
         )
     max_turns = settings.pop("max_llm_calls", None) or (len(request.ops) + 1) // 2 or DEFAULT_TURNS
+    if not isinstance(max_turns, int) or not 1 <= max_turns <= MAX_TURNS:
+        raise ConfigError(f"policy.config.max_llm_calls must be a whole number from 1 to {MAX_TURNS}")
     return EpisodeSpec(
         rollout_id=request.run_id,
         run_id=request.run_id,

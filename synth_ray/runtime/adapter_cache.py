@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +23,7 @@ from synth_ray.runtime.adapters import KEEP_VERSIONS, AdapterBlob
 
 # Clear of the small ids that vLLM's own OpenAI server would give out.
 _FIRST_ID = 1_000_000
+MEMORY = Path("/dev/shm")  # noqa: S108 - private folders are made in it
 
 
 @dataclass
@@ -35,9 +37,14 @@ class HeldAdapter:
     users: int = 0
 
 
+def scratch_prefix(cluster_id: str) -> str:
+    """How the folders of one cluster begin, so that stopping it can remove what killed processes left."""
+    return f"synth-ray-{cluster_id or 'adapters'}-"
+
+
 def _scratch() -> Path:
-    memory = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
-    return Path(tempfile.mkdtemp(prefix="synth-ray-adapters-", dir=memory if memory.is_dir() else None))
+    prefix = scratch_prefix(os.environ.get("SYNTH_RAY_CLUSTER", ""))
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if MEMORY.is_dir() else None))
 
 
 class AdapterCache:
@@ -87,14 +94,20 @@ class AdapterCache:
             raise WrongWeights(f"adapter {weights.adapter} is published with another digest than the request names")
         self._next_id += 1
         held = HeldAdapter(blob.name, blob.digest, self._next_id, self._root / str(self._next_id))
-        _write(held.folder, blob.config, blob.data)
-        await self._load(held)
+        try:
+            _write(held.folder, blob.config, blob.data)
+            await self._load(held)
+        except BaseException:
+            shutil.rmtree(held.folder, ignore_errors=True)
+            raise
         return held
 
     async def _drop_old(self) -> None:
-        idle = [name for name, held in self._held.items() if not held.users]
-        for name in idle[: max(0, len(self._held) - KEEP_VERSIONS)]:
-            await self._drop(name, unload=True)
+        for name in list(self._held):
+            held = self._held.get(name)
+            # Looked at anew each time: another request may have come while the last one was unloaded.
+            if held and not held.users and len(self._held) > KEEP_VERSIONS:
+                await self._drop(name, unload=True)
 
     async def _drop(self, name: str, unload: bool) -> None:
         held = self._held.pop(name, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,20 +25,26 @@ import psutil
 from synth_ray.core.errors import PrerequisiteError, TemporaryError
 from synth_ray.core.paths import Home, app_root, cache_dir, private_dir, write_private
 from synth_ray.core.waiting import wait_for
+from synth_ray.runtime.adapter_cache import MEMORY, scratch_prefix
 
 MARK = "SYNTH_RAY_CLUSTER"
 START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 256 << 20
 _LOCALHOST = "127.0.0.1"
+# Without this Ray replaces 127.0.0.1 by the machine's outer address, in the head and in its clients.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """A running head. ``http_port`` is where Ray Serve listens."""
+    """A running head. ``started`` is its process's start time, for a pid alone may have been given to another;
+    ``http_port`` is where Ray Serve listens.
+    """
 
     cluster_id: str
     pid: int
+    started: float
     address: str
     dashboard: str
     http_port: int
@@ -47,15 +54,30 @@ class LocalCluster:
     @property
     def client_env(self) -> dict[str, str]:
         """What a client's environment needs to talk to the cluster."""
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.token_file, "RAY_ADDRESS": self.address}
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": self.token_file,
+            "RAY_ADDRESS": self.address,
+            **_LOOPBACK,
+        }
 
     def processes(self) -> list[psutil.Process]:
         """Every process that carries the cluster's id or lives in its session."""
-        return [process for process in psutil.process_iter() if self._owns(process)]
+        alive = self.alive()
+        return [process for process in psutil.process_iter() if self._owns(process, alive)]
 
-    def _owns(self, process: psutil.Process) -> bool:
+    def alive(self) -> bool:
+        """Whether the head itself still runs."""
+        with suppress(psutil.Error):
+            head = psutil.Process(self.pid)
+            return bool(head.create_time() == self.started and head.status() != psutil.STATUS_ZOMBIE)
+        return False
+
+    def _owns(self, process: psutil.Process, head_alive: bool) -> bool:
         with suppress(psutil.Error, OSError):
-            return os.getsid(process.pid) == self.pid or process.environ().get(MARK) == self.cluster_id
+            if head_alive and os.getsid(process.pid) == self.pid:
+                return True
+            return bool(process.environ().get(MARK) == self.cluster_id)
         return False
 
 
@@ -67,8 +89,7 @@ def find(home: Home) -> LocalCluster | None:
         cluster = LocalCluster(**json.loads(home.cluster_file.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         return None
-    alive = psutil.pid_exists(cluster.pid) and psutil.Process(cluster.pid).status() != psutil.STATUS_ZOMBIE
-    return cluster if alive else None
+    return cluster if cluster.alive() else None
 
 
 def require(home: Home) -> LocalCluster:
@@ -79,8 +100,11 @@ def require(home: Home) -> LocalCluster:
     return cluster
 
 
-def start(home: Home, token: str, http_port: int) -> LocalCluster:
-    """Starts a head and waits until it takes jobs. The cluster outlives this process; ``stop`` ends it."""
+def start(home: Home, token: str, http_port: int, num_gpus: int | None = None) -> LocalCluster:
+    """Starts a head and waits until it takes jobs. The cluster outlives this process; ``stop`` ends it.
+
+    ``num_gpus`` is what Ray is told; None lets it look for itself.
+    """
     stop(home)
     check_port(http_port)
     cluster_id = secrets.token_hex(8)
@@ -94,6 +118,7 @@ def start(home: Home, token: str, http_port: int) -> LocalCluster:
         *("--dashboard-host", _LOCALHOST, "--dashboard-port", str(dashboard), "--include-dashboard", "true"),
         *("--dashboard-agent-listen-port", str(agent_http), "--dashboard-agent-grpc-port", str(agent_grpc)),
         *("--ray-client-server-port", str(client), "--object-store-memory", str(_OBJECT_STORE_BYTES)),
+        *(() if num_gpus is None else ("--num-gpus", str(num_gpus))),
         "--no-monitor",  # Nothing to scale on one machine.
     ]
     with log.open("wb") as output:
@@ -108,6 +133,7 @@ def start(home: Home, token: str, http_port: int) -> LocalCluster:
     cluster = LocalCluster(
         cluster_id=cluster_id,
         pid=head.pid,
+        started=psutil.Process(head.pid).create_time(),
         address=f"{_LOCALHOST}:{gcs}",
         dashboard=f"http://{_LOCALHOST}:{dashboard}",
         http_port=http_port,
@@ -135,6 +161,8 @@ def stop(home: Home) -> int:
     owned = cluster.processes()
     _end(owned, signal.SIGTERM, _STOP_TIMEOUT_S)
     _end(cluster.processes(), signal.SIGKILL, _STOP_TIMEOUT_S)
+    for folder in MEMORY.glob(f"{scratch_prefix(cluster.cluster_id)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
     home.cluster_file.unlink(missing_ok=True)
     return len(owned)
 
@@ -173,7 +201,7 @@ def numba_cache() -> Path:
 
 
 def _head_env(cluster_id: str, token_file: Path) -> dict[str, str]:
-    dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "ENVIRONMENT_API_KEY")
+    dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "ENVIRONMENT_API_KEY", "ENVIRONMENT_API_KEY_ALIASES")
     kept: Mapping[str, str] = {name: value for name, value in os.environ.items() if name not in dropped}
     return {
         **kept,
@@ -183,6 +211,7 @@ def _head_env(cluster_id: str, token_file: Path) -> dict[str, str]:
         "SPT_NOENV": "1",  # Renamed processes keep a readable environment, and so the mark.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
+        **_LOOPBACK,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "REPORTER_UPDATE_INTERVAL_MS": "20000",  # Statistics of every process cost seconds of CPU.

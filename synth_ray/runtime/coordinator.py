@@ -8,6 +8,7 @@ published; the batch reward is the plain mean of the outcome rewards of the roll
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,7 @@ from synth_ray.runtime.checkpoints import Checkpoint, publish_checkpoint
 
 TRAINER_START_TIMEOUT_S = 240.0
 ROLLOUT_ATTEMPTS = 3
+RETRY_DELAY_S = 2.0
 
 
 class Store(Protocol):
@@ -155,7 +157,7 @@ class Coordinator:
         self._waits_for = f"rollouts of step {step}"
         groups = await self._guarded(
             asyncio.gather(*(self._group(group) for group in specs)),
-            self._config.rollout.rollout_timeout_s * ROLLOUT_ATTEMPTS,
+            self._rollouts_timeout_s(),
         )
         rollout_s = time.perf_counter() - started
         batch = build_batch(groups, self._config.training)
@@ -172,12 +174,19 @@ class Coordinator:
             self._batches[step] = batch
             self._changed.notify_all()
 
+    def _rollouts_timeout_s(self) -> float:
+        """Every wave of concurrent rollouts may use up all of its attempts."""
+        training, rollout = self._config.training, self._config.rollout
+        waves = math.ceil(training.batch_size * training.group_size / rollout.max_concurrent_rollouts)
+        return (rollout.rollout_timeout_s + ROLLOUT_ATTEMPTS * RETRY_DELAY_S) * ROLLOUT_ATTEMPTS * waves
+
     async def _group(self, specs: list[EpisodeSpec]) -> list[Rollout]:
         return list(await asyncio.gather(*(self._slot(spec) for spec in specs)))
 
     async def _slot(self, spec: EpisodeSpec) -> Rollout:
         problem: SynthRayError | None = None
-        for _ in range(ROLLOUT_ATTEMPTS):
+        for attempt in range(ROLLOUT_ATTEMPTS):
+            await asyncio.sleep(attempt * RETRY_DELAY_S)
             async with self._slots:
                 try:
                     rollout = await self._play(spec)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from synth_ray.core.errors import PolicyError, WrongWeights
+from synth_ray.core.errors import PolicyError, PrerequisiteError, WrongWeights
 from synth_ray.core.types import GenerateRequest, GenerateResult
 from synth_ray.learn.model_files import architecture_of, base_digest
 from synth_ray.learn.model_source import local_model
@@ -16,6 +17,7 @@ from synth_ray.runtime.base_gate import BaseGate
 from synth_ray.runtime.devices import EngineSpec
 
 _SHUTDOWN_TIMEOUT_S = 5.0
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -31,12 +33,18 @@ class Engine:
         self._adapters = AdapterCache(fetch_adapter, self._load_adapter, self._unload_adapter)
         self._llm: Any = None
         self._architecture: dict[str, Any] = {}
+        self._unusable: dict[str, PrerequisiteError] = {}
         self.served = 0
 
     @property
     def base(self) -> str:
         """Digest of the loaded base; empty while none is."""
         return self._gate.current
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine core is gone for good."""
+        return self._llm is not None and bool(self._llm.errored)
 
     async def start(self) -> None:
         """Loads the base of the spec."""
@@ -77,14 +85,25 @@ class Engine:
             await self._adapters.clear(unload=False)
             self._llm.shutdown(timeout=_SHUTDOWN_TIMEOUT_S)
             self._llm = None
-        # In a thread, so that health checks are answered while the engine core starts.
-        self._llm = await asyncio.to_thread(_start_vllm, self._spec, model_dir)
+        if digest in self._unusable:
+            raise self._unusable[digest]
+        try:
+            # In a thread, so that health checks are answered while the engine core starts.
+            self._llm = await asyncio.to_thread(_start_vllm, self._spec, model_dir)
+        except Exception as error:
+            log.exception("vLLM did not start")
+            self._unusable[digest] = PrerequisiteError(
+                f"the engine could not start with {model_dir}: {_first_line(error)}",
+                "check the model folder and the [vllm] section; details are in the policy replica's log",
+            )
+            raise self._unusable[digest] from None
         self._architecture = architecture
 
     async def _reload(self, model_dir: str) -> None:
         await self._adapters.clear(unload=True)
         await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(local_model(model_dir))})
-        await self._llm.reset_prefix_cache()
+        if not await self._llm.reset_prefix_cache():
+            raise PolicyError("the engine kept the prefix cache of the base that it held before")
 
     async def _load_adapter(self, held: HeldAdapter) -> None:
         if not await self._llm.add_lora(_lora_request(held)):
@@ -125,6 +144,11 @@ def _start_vllm(spec: EngineSpec, model_dir: str) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**spec.engine_args(str(local_model(model_dir)))))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else type(error).__name__)
 
 
 def _digest(source: str) -> str:

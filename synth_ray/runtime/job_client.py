@@ -14,7 +14,7 @@ from typing import Any
 
 from synth_ray.core import errors
 from synth_ray.core.errors import JobFailed, SynthRayError, TemporaryError
-from synth_ray.core.paths import Home
+from synth_ray.core.paths import Home, config_path
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import new_job_id
 from synth_ray.runtime.cluster import LocalCluster
@@ -43,12 +43,14 @@ class JobClient:
         self._cluster, self._home, self._env_file = cluster, home, env_file
         self._client: Any = JobSubmissionClient(cluster.dashboard)
 
-    def submit(self, kind: str, configs: Sequence[Path], sets: Sequence[str] = (), run_name: str = "") -> Submitted:
-        """Starts ``python -m jobs.KIND`` on the cluster; returns as soon as it is accepted."""
+    def submit(
+        self, kind: str, configs: Sequence[Path], sets: Sequence[str] = (), run_name: str = "", module: str = ""
+    ) -> Submitted:
+        """Starts ``python -m jobs.KIND`` (or ``module``) on the cluster; returns as soon as it is accepted."""
         job_id = new_job_id()
-        command = [sys.executable, "-m", f"jobs.{kind}", "--job-id", job_id]
+        command = [sys.executable, "-m", module or f"jobs.{kind}", "--job-id", job_id]
         for config in configs:
-            command += ["--config", str(config.resolve())]
+            command += ["--config", str(config_path(config).resolve())]
         for item in sets:
             command += ["--set", item]
         command += ["--project", str(self._home.project), "--env-file", str(self._env_file)]

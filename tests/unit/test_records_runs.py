@@ -39,7 +39,7 @@ def test_a_name_in_use_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConflictError, match=f"{which} configuration") as caught:
             RunDir.create(tmp_path, "mine", config)
         assert caught.value.exit_code == 5
-        assert "--resume" in caught.value.hint
+        assert "--run-name" in caught.value.hint
         assert "--run-name" in caught.value.hint
     assert RunDir.load(tmp_path, "mine").record() == first
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

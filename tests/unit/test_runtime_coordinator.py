@@ -29,6 +29,12 @@ from synth_ray.runtime.adapters import AdapterBlob, AdapterStore
 from synth_ray.runtime.checkpoints import Checkpoint, load_latest
 from synth_ray.runtime.coordinator import Coordinator, TrainedStep
 
+
+@pytest.fixture(autouse=True)
+def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synth_ray.runtime.coordinator.RETRY_DELAY_S", 0.0)
+
+
 BASE = Weights("/model", "b" * 64)
 Play = Callable[[EpisodeSpec], Awaitable[Rollout]]
 
