@@ -16,7 +16,7 @@ help: ## this list
 install: $(STAMP) ## the CPU stack in .venv: 4 GB, about 3 minutes; nothing to do the second time
 
 $(STAMP): $(PINS) pyproject.toml
-	@PYTHON="$(PYTHON)" bash requirements/install.sh $(VENV)
+	@PYTHON="$(PYTHON)" bash requirements/install.sh $(VENV) >&2
 	@touch $@
 
 quickstart: $(STAMP) ## one small run of everything on this machine; options in ARGS="--seed 3"

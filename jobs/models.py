@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from envs.crafter.words import REPLY_PIECES, vocabulary
 from synth_ray.core.errors import NotFoundError, WrongWeights
+from synth_ray.core.locks import one_at_a_time
 from synth_ray.core.paths import Home
 from synth_ray.core.types import Weights
 from synth_ray.learn.adapter_files import read_adapter
@@ -82,11 +82,9 @@ BUILT_IN: dict[str, Callable[[Path], None]] = {"crafter-tiny": _crafter_tiny}
 def built_in(name: str, home: Home) -> Path:
     """The folder of a built-in model, made on first use."""
     folder = home.models / name
-    if not folder.exists():
-        temporary = temporary_name(folder)
-        BUILT_IN[name](temporary)
-        try:
+    with one_at_a_time(home.state / "models.lock"):
+        if not folder.exists():
+            temporary = temporary_name(folder)
+            BUILT_IN[name](temporary)
             temporary.rename(folder)
-        except OSError:  # Another process made it first; the content is the same.
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -2,17 +2,16 @@
 
     python -m jobs.prepare --project .
 
-Every job makes what it misses by itself; running this beside a starting cluster only saves time.
+The last step of `make install`. Every job makes what it misses by itself; having it beforehand only saves time.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from envs.registry import get_task
-from jobs.models import BUILT_IN, built_in
-from synth_ray.core.paths import find_home
+from synth_ray.core.paths import find_home, numba_cache
 
 
 def main() -> None:
@@ -20,6 +19,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare")
     parser.add_argument("--project", type=Path, default=None)
     home = find_home(parser.parse_args().project)
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(numba_cache()))  # Read when numba is imported.
+
+    from envs.registry import get_task
+    from jobs.models import BUILT_IN, built_in
+
     for name in BUILT_IN:
         built_in(name, home)
     get_task("grpo-crafter").open(0, {}, 1)

@@ -54,3 +54,4 @@ step "build tools" locked --require-hashes -r "$here/build.txt"
 step "the stack and test tools (190 packages, 2 min)" \
   locked --require-hashes --no-build-isolation -r "$here/cpu.txt" -r "$here/dev.txt"
 step "synth-ray" locked --no-build-isolation --editable "$here/.."
+step "the built-in model, and the world's kernels" "$venv/bin/python" -m jobs.prepare --project "$here/.."

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +23,6 @@ _SEEDS_PER_RUN = 1000
 _FIRST_TRAIN_SEED = 200_000
 _EPISODES = {"weak": 600, "strong": 350}
 _MEMORY_EVERY_S = 5.0
-_PREPARE_TIMEOUT_S = 120.0
 STARTS = {
     "weak": "lazy demonstrations (two thirds noop) that teach the reply format and little else; a full SFT start "
     "(--start strong) reaches about 2.4 achievements before RL",
@@ -55,19 +50,11 @@ def run_quickstart(choices: Choices) -> None:
     begun = time.monotonic()
     home, stages = find_home(), Stages()
     with stages.stage("start", "a Ray head on 127.0.0.1, with token authentication"):
-        preparing = _prepare(home)
-        try:
-            cluster, new = verbs.ensure_cluster(home, choices.env_file, choices.port)
-        except BaseException:
-            preparing.kill()
-            raise
+        cluster, new = verbs.ensure_cluster(home, choices.env_file, choices.port)
     memory = _PeakMemory(cluster)
     try:
-        with suppress(subprocess.TimeoutExpired):  # What it did not make, the jobs make.
-            preparing.wait(_PREPARE_TIMEOUT_S)
         outcome = _Pipeline(choices, home, stages, verbs.client(home, choices.env_file)).run()
     finally:
-        preparing.kill()
         peak_bytes = memory.stop()
         if new and not choices.keep:
             with stages.stage("stop", "everything that was started"):
@@ -79,13 +66,6 @@ def run_quickstart(choices: Choices) -> None:
         "peak_memory_bytes": peak_bytes,
     }
     _print(outcome, choices)
-
-
-def _prepare(home: Home) -> subprocess.Popen[bytes]:
-    """Makes the built-in model and compiles the world beside the starting head; a job would do it otherwise."""
-    command = [sys.executable, "-m", "jobs.prepare", "--project", str(home.project)]
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(local.numba_cache()), "PYTHONPATH": str(app_root())}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 class _Pipeline:

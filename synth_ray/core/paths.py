@@ -81,6 +81,11 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("synth-ray"))
 
 
+def numba_cache() -> Path:
+    """Where compiled kernels are kept from run to run."""
+    return private_dir(cache_dir() / "numba")
+
+
 def app_root() -> Path:
     """The folder that holds envs, serve, jobs and configs: the checkout if there is one, else the copy in the wheel."""
     package = Path(__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from synth_ray.core.errors import PrerequisiteError, TemporaryError
-from synth_ray.core.paths import Home, app_root, cache_dir, private_dir, write_private
+from synth_ray.core.paths import Home, app_root, numba_cache, private_dir, write_private
 from synth_ray.core.waiting import wait_for
 from synth_ray.runtime.adapter_cache import MEMORY, scratch_prefix
 
@@ -193,11 +193,6 @@ def _pss_bytes(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def numba_cache() -> Path:
-    """Where compiled kernels are kept from run to run."""
-    return private_dir(cache_dir() / "numba")
 
 
 def _head_env(cluster_id: str, token_file: Path) -> dict[str, str]:

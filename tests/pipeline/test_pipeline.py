@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(480)]
 
 QUICK = CONFIGS / "quickstart"
 UNCONFINED = "ray::ServeReplica"  # Ray binds their internal gRPC port to all interfaces, behind its token.
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 STEPS, GROUPS, GROUP_SIZE, EVAL_SEEDS = 3, 2, 4, 12
 
 
@@ -170,7 +171,8 @@ def test_everything_listens_on_the_loopback_only(ran: Ran, local: LocalCluster) 
         for process in local.processes()
         if not " ".join(process.cmdline()).startswith(UNCONFINED)
         for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr.ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")
     ]
     assert exposed == []
 
