@@ -19,7 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare")
     parser.add_argument("--project", type=Path, default=None)
     home = find_home(parser.parse_args().project)
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(numba_cache()))  # Read when numba is imported.
+    # Both are read at import.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(numba_cache()))
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
     from envs.registry import get_task
     from jobs.models import BUILT_IN, built_in

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from synth_ray.core.config import Resolved, Section, load_config
 from synth_ray.core.errors import PrerequisiteError, SynthRayError
 from synth_ray.core.paths import Home, find_home
+from synth_ray.core.waiting import wait_for
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Registry, new_job_id
 from synth_ray.records.states import State
@@ -23,6 +24,7 @@ from synth_ray.runtime.adapters import NAMESPACE
 
 C = TypeVar("C", bound=Section)
 log = logging.getLogger("synth_ray.jobs")
+CONNECT_TIMEOUT_S = 90.0
 
 
 class Terminated(BaseException):
@@ -118,12 +120,19 @@ def connect() -> None:
     """Joins the cluster that this process belongs to, with our code as its working folder."""
     import ray
 
-    try:
-        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError:
-        raise PrerequisiteError(
-            "no Ray cluster is running here", "start one with: synth-ray deploy grpo-crafter"
-        ) from None
+    def attempt() -> bool | None:
+        try:
+            ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            if not os.environ.get("RAY_ADDRESS"):
+                raise PrerequisiteError(
+                    "no Ray cluster is running here", "start one with: synth-ray deploy grpo-crafter"
+                ) from None
+            log.warning("the cluster did not answer: %s", error)  # A busy machine can be late; Ray gives up early.
+            return None
+        return True
+
+    wait_for("the Ray cluster", attempt, CONNECT_TIMEOUT_S, interval_s=1.0)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
