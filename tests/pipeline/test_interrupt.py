@@ -49,7 +49,15 @@ def quickstart(home: Path) -> tuple[subprocess.Popen[bytes], Path]:
     log = home / "quickstart.log"
     command = [sys.executable, "-m", "synth_ray.cli.main", "quickstart", "--port", str(free_port())]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=home, env=environment(home), stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command,
+            cwd=home,
+            env=environment(home),
+            stdout=output,
+            stderr=output,
+            # A test run in the background ignores SIGINT, and its children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     return process, log
 
 
