@@ -40,6 +40,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = base(directory)
     # An adapter can not move the embeddings, and those of an untrained model are too small to be sure of any token.
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    model.get_output_embeddings().weight.data.copy_(model.get_input_embeddings().weight.data)
     model.save_pretrained(directory)
     return directory
 
