@@ -15,11 +15,12 @@ from tests.pipeline.conftest import CONFIGS, free_port
 pytestmark = pytest.mark.timeout(180)
 
 
-def test_engine_and_trainer_get_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_and_trainer_get_different_gpus(tmp_path: Path, env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path))
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    home, env_file = find_home(), tmp_path / ".env"
+    home = find_home()
+    # The token of the other tests' cluster: a process reads its token once.
     token = ensure_env_file(env_file)[RAY_TOKEN]
     local = cluster.start(home, token, free_port(), num_gpus=2)
     try:
