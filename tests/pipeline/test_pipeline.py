@@ -186,7 +186,7 @@ def test_no_secret_in_arguments_or_environments(ran: Ran, local: LocalCluster, e
 
 def test_ray_job_submit_runs_the_same_entry_point(ran: Ran, local: LocalCluster, home: Home, env_file: Path) -> None:
     root = CONFIGS.parent
-    entry = ["python", "-m", "jobs.eval", "--config", "configs/quickstart/collect_weak.toml"]
+    entry = [sys.executable, "-m", "jobs.eval", "--config", "configs/quickstart/collect_weak.toml"]
     entry += ["--set", "eval.seeds=7-9", "--set", 'eval.trace_db="traces/submitted.db"', "--env-file", str(env_file)]
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", local.dashboard]
     command += ["--working-dir", str(root), "--", *entry]
