@@ -48,7 +48,7 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     app.ensure(wanted, job.home.serve_lock)
     for one in wanted:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
-    rollouts = _play(job, weights)
+    rollouts = _play(job, app.handle(app_id), weights)
     failed = [rollout for rollout in rollouts if not rollout.ok]
     if len(failed) == len(rollouts):
         raise JobFailed(f"all {len(rollouts)} rollouts failed; the first: {failed[0].error}")
@@ -96,7 +96,7 @@ def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
     ]
 
 
-def _play(job: Job[EvalConfig], weights: Weights | None) -> list[Rollout]:
+def _play(job: Job[EvalConfig], task_app: Any, weights: Weights | None) -> list[Rollout]:
     config = job.config.eval
     specs = _specs(job, weights)
     done: list[Rollout] = []
@@ -113,7 +113,7 @@ def _play(job: Job[EvalConfig], weights: Weights | None) -> list[Rollout]:
                 unsaved.clear()
 
         try:
-            return asyncio.run(play_all(app.handle(get_task(config.app_id).name), specs, config.concurrency, on_done))
+            return asyncio.run(play_all(task_app, specs, config.concurrency, on_done))
         finally:
             traces.add(unsaved, metadata)
 

@@ -67,7 +67,7 @@ def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping
     wanted = [app.task(get_task(config.rollout.env_name).name, job.env_file), app.engine(spec)]
     app.ensure(wanted, job.home.serve_lock)
     app.wait_ready(wanted[0], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
-    coordinator = _coordinator(job, run, start.weights)
+    coordinator = _coordinator(job, run, start.weights, app.handle(wanted[0].name))
     learner = threading.Thread(target=_learn, args=(job, coordinator, start.weights.base_dir), daemon=True)
     learner.start()
     app.wait_ready(wanted[1], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
@@ -77,12 +77,11 @@ def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping
     return {"batch_rewards": rewards, "run_dir": str(run.path), **_publish(job, run, start, weights, checkpoint)}
 
 
-def _coordinator(job: Job[RLConfig], run: RunDir, base: Weights) -> Any:
+def _coordinator(job: Job[RLConfig], run: RunDir, base: Weights, task_app: Any) -> Any:
     """The coordinator lives on this machine: the run folder is here."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 64, "scheduling_strategy": here, "name": f"coordinator-{job.job_id}"}
-    play = app.handle(get_task(job.config.rollout.env_name).name)
-    return ray.remote(CoordinatorActor).options(**options).remote(job.job_id, run.path, job.config, base, play)
+    return ray.remote(CoordinatorActor).options(**options).remote(job.job_id, run.path, job.config, base, task_app)
 
 
 def _learn(job: Job[RLConfig], coordinator: Any, model_dir: str) -> None:

@@ -14,6 +14,7 @@ from ray import serve as ray_serve
 from serve import policy, task_app
 from synth_ray.core.errors import ConflictError, DeadlineError, PrerequisiteError
 from synth_ray.core.locks import one_at_a_time
+from synth_ray.core.text import last_line
 from synth_ray.core.waiting import wait_for
 from synth_ray.runtime.devices import EngineSpec
 from synth_ray.runtime.remote import local_error
@@ -124,7 +125,7 @@ def _running(name: str) -> bool | None:
         return None
     if status.status == "DEPLOY_FAILED":
         reasons = [d.message for d in status.deployments.values() if d.message] or [status.message]
-        raise PrerequisiteError(f"application {name} could not start: {_last_line(reasons[0])}")
+        raise PrerequisiteError(f"application {name} could not start: {last_line(reasons[0], 'no message')}")
     return True if status.status == "RUNNING" else None
 
 
@@ -140,11 +141,6 @@ def _answer(name: str, response: Any, deadline: float, report: Report | None) ->
                 report(f"{name} to load", time.monotonic() - started)
         except ray.exceptions.RayError as error:
             raise local_error(error) from None
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
 
 
 def http_port() -> int:

@@ -92,9 +92,7 @@ class _Pipeline:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _stages_in_order(self, pool: ThreadPoolExecutor) -> dict[str, Any]:
-        engine = pool.submit(
-            self._job, "engine", "vLLM and the task app on Ray Serve", "deploy", [self._configs / "deploy.toml"]
-        )
+        engine = pool.submit(self._deploy)
         self._first(engine, pool.submit(self._collect))
         with self._stages.stage("filter", "traces into a fine-tuning file"):
             filtered = verbs.run_filter(self._home, [self._config("filter")], self._filter_sets())

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,10 +18,10 @@ from typing import Any
 from synth_ray.core.errors import WrongWeights
 from synth_ray.core.types import Weights
 from synth_ray.runtime.adapters import KEEP_VERSIONS, AdapterBlob
+from synth_ray.runtime.scratch import new_scratch
 
 # Clear of the small ids that vLLM's own OpenAI server would give out.
 _FIRST_ID = 1_000_000
-MEMORY = Path("/dev/shm")  # noqa: S108 - private folders are made in it
 
 
 @dataclass
@@ -35,16 +33,6 @@ class HeldAdapter:
     engine_id: int
     folder: Path
     users: int = 0
-
-
-def scratch_prefix(cluster_id: str) -> str:
-    """How the folders of one cluster begin, so that stopping it can remove what killed processes left."""
-    return f"synth-ray-{cluster_id or 'adapters'}-"
-
-
-def _scratch() -> Path:
-    prefix = scratch_prefix(os.environ.get("SYNTH_RAY_CLUSTER", ""))
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if MEMORY.is_dir() else None))
 
 
 class AdapterCache:
@@ -60,7 +48,7 @@ class AdapterCache:
         self._held: dict[str, HeldAdapter] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._next_id = _FIRST_ID
-        self._root = _scratch()
+        self._root = new_scratch()
 
     @asynccontextmanager
     async def hold(self, weights: Weights) -> AsyncIterator[HeldAdapter]:

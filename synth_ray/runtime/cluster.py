@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,10 +23,10 @@ import psutil
 
 from synth_ray.core.errors import PrerequisiteError, TemporaryError
 from synth_ray.core.paths import Home, app_root, numba_cache, private_dir, write_private
+from synth_ray.core.text import last_line
 from synth_ray.core.waiting import wait_for
-from synth_ray.runtime.adapter_cache import MEMORY, scratch_prefix
+from synth_ray.runtime.scratch import CLUSTER_MARK, remove_scratch
 
-MARK = "SYNTH_RAY_CLUSTER"
 START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 256 << 20
@@ -77,7 +76,7 @@ class LocalCluster:
         with suppress(psutil.Error, OSError):
             if head_alive and os.getsid(process.pid) == self.pid:
                 return True
-            return bool(process.environ().get(MARK) == self.cluster_id)
+            return bool(process.environ().get(CLUSTER_MARK) == self.cluster_id)
         return False
 
 
@@ -161,8 +160,7 @@ def stop(home: Home) -> int:
     owned = cluster.processes()
     _end(owned, signal.SIGTERM, _STOP_TIMEOUT_S)
     _end(cluster.processes(), signal.SIGKILL, _STOP_TIMEOUT_S)
-    for folder in MEMORY.glob(f"{scratch_prefix(cluster.cluster_id)}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    remove_scratch(cluster.cluster_id)
     home.cluster_file.unlink(missing_ok=True)
     return len(owned)
 
@@ -200,7 +198,7 @@ def _head_env(cluster_id: str, token_file: Path) -> dict[str, str]:
     kept: Mapping[str, str] = {name: value for name, value in os.environ.items() if name not in dropped}
     return {
         **kept,
-        MARK: cluster_id,
+        CLUSTER_MARK: cluster_id,
         # The code of a local cluster is the code on this disk; other clusters get it as Ray's working_dir.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(app_root()), os.environ.get("PYTHONPATH", "")])),
         "SPT_NOENV": "1",  # Renamed processes keep a readable environment, and so the mark.
@@ -219,7 +217,8 @@ def _head_env(cluster_id: str, token_file: Path) -> dict[str, str]:
 
 def _answers(head: subprocess.Popen[bytes], port: int, token: str, log: Path) -> bool | None:
     if head.poll() is not None:
-        raise TemporaryError(f"the Ray head ended with code {head.returncode}: {_tail(log)}", f"see {log}")
+        said = last_line(log.read_text(errors="replace"), "no output")
+        raise TemporaryError(f"the Ray head ended with code {head.returncode}: {said}", f"see {log}")
     import urllib.request
 
     request = urllib.request.Request(
@@ -231,11 +230,6 @@ def _answers(head: subprocess.Popen[bytes], port: int, token: str, log: Path) ->
             return True if answer.status == 200 else None
     except OSError:
         return None
-
-
-def _tail(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
 
 
 def _free_ports(count: int) -> list[int]:

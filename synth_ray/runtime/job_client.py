@@ -15,6 +15,7 @@ from typing import Any
 from synth_ray.core import errors
 from synth_ray.core.errors import JobFailed, SynthRayError, TemporaryError
 from synth_ray.core.paths import Home, config_path
+from synth_ray.core.text import last_line
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import new_job_id
 from synth_ray.runtime.cluster import LocalCluster
@@ -106,8 +107,7 @@ class JobClient:
                 raise JobFailed(f"job {job.job_id} ended as {status} without a result: {self._last_words(job)}")
 
     def _last_words(self, job: Submitted) -> str:
-        lines = [line for line in self.logs(job.job_id).splitlines() if line.strip()]
-        return lines[-1] if lines else "it printed nothing"
+        return last_line(self.logs(job.job_id), "it printed nothing")
 
 
 def rebuild(error: dict[str, Any], exit_code: int) -> SynthRayError:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from synth_ray.core.errors import PolicyError, SynthRayError
+from synth_ray.core.text import last_line
 
 
 async def answered(response: Awaitable[Any]) -> Any:
@@ -22,5 +23,4 @@ def local_error(error: BaseException) -> SynthRayError:
     for candidate in (cause, error):
         if type(candidate).__module__.startswith("synth_ray.") and isinstance(candidate, SynthRayError):
             return candidate
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return PolicyError(f"{type(error).__name__}: {lines[-1] if lines else 'no message'}")
+    return PolicyError(f"{type(error).__name__}: {last_line(str(error), 'no message')}")

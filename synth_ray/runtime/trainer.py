@@ -15,6 +15,7 @@ from typing import Any
 from synth_ray.core.errors import JobFailed, SynthRayError
 from synth_ray.core.hashing import derived_seed
 from synth_ray.core.sections import RLConfig
+from synth_ray.core.text import last_line
 from synth_ray.runtime.checkpoints import Checkpoint
 from synth_ray.runtime.coordinator import TrainedStep
 from synth_ray.runtime.devices import Plan
@@ -217,7 +218,5 @@ def _readable(error: Exception) -> SynthRayError:
             if isinstance(cause, SynthRayError):
                 return cause
         seen = seen.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return JobFailed(
-        f"training failed: {lines[-1] if lines else type(error).__name__}", "see the job's log for details"
-    )
+    said = last_line(str(error), type(error).__name__)
+    return JobFailed(f"training failed: {said}", "see the job's log for details")

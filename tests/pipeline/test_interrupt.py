@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from synth_ray.runtime.cluster import MARK
+from synth_ray.runtime.scratch import CLUSTER_MARK
 from tests.pipeline.conftest import free_port
 
 pytestmark = pytest.mark.timeout(180)
@@ -74,7 +74,11 @@ def marked(home: Path) -> list[str]:
             values = process.environ()
         except (psutil.Error, OSError):
             continue
-        if MARK in values and values.get("SYNTH_RAY_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+        if (
+            CLUSTER_MARK in values
+            and values.get("SYNTH_RAY_HOME") == str(home)
+            and process.status() != psutil.STATUS_ZOMBIE
+        ):
             found.append(" ".join(process.cmdline())[:100])
     return found
 
