@@ -100,18 +100,40 @@ class RewardParts:
 
 @dataclass(frozen=True, slots=True)
 class RewardSpec:
-    """Which signal trains. ``strategy`` is a name in ``rollout.rewards.STRATEGIES``; ``scale`` multiplies its parts."""
+    """Which signal trains. ``strategy`` is a name in ``rollout.rewards.STRATEGIES``; ``scale`` multiplies its parts.
+
+    ``weights`` (achievement: points) and ``limits`` (achievement: how often it pays, 0 without end) are for the
+    strategies that look at them.
+    """
 
     strategy: str = "outcome"
     scale: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A remote OpenAI-compatible model: never a key, which the caller's side looks up by the URL's origin.
+
+    ``url`` is the whole chat-completions URL, query included. ``vendor`` is a provider's name ("openai", "groq") or
+    empty. ``body`` holds request fields that are passed on as they are (``thinking_mode``, ``top_p``, ...).
+    """
+
+    url: str
+    model: str
+    vendor: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    correlation_id: str = ""
+    timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
     """Everything that determines one rollout, but for the policy's own randomness, which ``rollout_id`` seeds.
 
-    ``provider`` is "engine" (then ``weights`` and ``sampling`` say who answers) or the name of a teacher of the task
-    (then ``teacher`` holds its settings). ``deadline_s`` bounds the whole episode; ``calls_together`` is how many
+    ``provider`` is "engine" (then ``weights`` and ``sampling`` say who answers), "remote" (then ``endpoint`` and
+    ``sampling`` do) or the name of a teacher of the task (then ``teacher`` holds its settings). ``deadline_s`` bounds the whole episode; ``calls_together`` is how many
     engine calls of concurrent episodes may share one remote call.
     """
 
@@ -122,6 +144,7 @@ class EpisodeSpec:
     model: str
     provider: str = "engine"
     weights: Weights | None = None
+    endpoint: Endpoint | None = None
     sampling: Sampling = field(default_factory=Sampling)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     env_config: Mapping[str, Any] = field(default_factory=dict)
@@ -154,15 +177,20 @@ class StepFacts:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message in OpenAI's shape; ``extra`` holds tool calls, reasoning and the like."""
+    """One chat message in OpenAI's shape; ``extra`` holds tool calls, reasoning and the like; ``images`` data URLs."""
 
     role: str
     content: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """OpenAI's JSON shape."""
-        return {"role": self.role, "content": self.content, **self.extra}
+        """OpenAI's JSON shape: text, or a list of parts if there are images."""
+        if not self.images:
+            return {"role": self.role, "content": self.content, **self.extra}
+        text = [{"type": "text", "text": self.content}] if self.content else []
+        pictures = [{"type": "image_url", "image_url": {"url": url}} for url in self.images]
+        return {"role": self.role, "content": [*text, *pictures], **self.extra}
 
 
 @dataclass(frozen=True, slots=True)

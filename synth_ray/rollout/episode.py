@@ -16,6 +16,8 @@ from synth_ray.rollout.policy import Policy
 from synth_ray.rollout.rewards import reward
 from synth_ray.rollout.task import Episode
 
+_PROVENANCE = {"engine": Provenance.ENGINE, "remote": Provenance.REMOTE}
+
 
 async def play(spec: EpisodeSpec, episode: Episode, policy: Policy) -> Rollout:
     """Plays ``episode`` to its end, its turn limit or its deadline."""
@@ -42,7 +44,7 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy) -> Rollout:
         task=spec.task,
         seed=spec.seed,
         model=spec.model,
-        provenance=Provenance.ENGINE if spec.provider == "engine" else Provenance.EXPERT,
+        provenance=_PROVENANCE.get(spec.provider, Provenance.EXPERT),
         turns=tuple(turns),
         outcome=episode.outcome,
         achievements=episode.achievements,
