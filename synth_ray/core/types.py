@@ -133,8 +133,8 @@ class EpisodeSpec:
     """Everything that determines one rollout, but for the policy's own randomness, which ``rollout_id`` seeds.
 
     ``provider`` is "engine" (then ``weights`` and ``sampling`` say who answers), "remote" (then ``endpoint`` and
-    ``sampling`` do) or the name of a teacher of the task (then ``teacher`` holds its settings). ``deadline_s`` bounds the whole episode; ``calls_together`` is how many
-    engine calls of concurrent episodes may share one remote call.
+    ``sampling`` do) or the name of a teacher of the task (then ``teacher`` holds its settings). ``deadline_s`` bounds
+    the whole episode; ``calls_together`` is how many engine calls of concurrent episodes may share one remote call.
     """
 
     rollout_id: str
