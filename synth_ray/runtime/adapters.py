@@ -59,14 +59,21 @@ class AdapterStore:
             raise AdapterMissing(f"adapter {name} is not in the adapter store", "its publisher must publish it again")
         return self._blobs[name]
 
+    def forget(self, run: str) -> None:
+        """Drops every version of a run that has ended."""
+        for name in self._versions(run):
+            del self._blobs[name]
+
     def names(self) -> list[str]:
         """Everything held, oldest first."""
         return list(self._blobs)
 
     def _forget_old(self, run: str) -> None:
-        versions = [name for name in self._blobs if name.partition("@")[0] == run]
-        for name in versions[:-KEEP_VERSIONS]:
+        for name in self._versions(run)[:-KEEP_VERSIONS]:
             del self._blobs[name]
+
+    def _versions(self, run: str) -> list[str]:
+        return [name for name in self._blobs if name.partition("@")[0] == run]
 
 
 def store_actor() -> Any:

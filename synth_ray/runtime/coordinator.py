@@ -11,6 +11,7 @@ import asyncio
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +37,10 @@ class Store(Protocol):
 
     async def publish(self, blob: AdapterBlob) -> None:
         """Makes a version available to every engine."""
+        ...
+
+    async def forget(self, run: str) -> None:
+        """Drops the versions of a run that has ended."""
         ...
 
 
@@ -84,6 +89,7 @@ class Coordinator:
         self._batch_rewards: list[float] = []
         self._step_metrics: dict[int, dict[str, float]] = {}
         self._checkpoint: Checkpoint | None = None
+        self._live: deque[AdapterBlob] = deque(maxlen=config.training.max_staleness + 1)
         self._trained = 0
         self._rollouts = 0
         self._waits_for = "first rollouts"
@@ -103,6 +109,7 @@ class Coordinator:
             await self._until(partial(self._is_trained, oldest_needed), f"training of step {oldest_needed - 1}")
             await self._one_iteration(step)
         await self._until(partial(self._is_trained, training.iterations), "the last training step")
+        await self._store.forget(self._run)
         return self._batch_rewards
 
     async def next_batch(self, step: int, wait_s: float) -> dict[str, Any] | None:
@@ -126,8 +133,9 @@ class Coordinator:
         started = time.perf_counter()
         checkpoint = result.checkpoint
         await asyncio.to_thread(publish_checkpoint, self._run_dir, checkpoint)
-        await self._store.publish(self._blob(checkpoint))
-        self._adopt(checkpoint)
+        blob = self._blob(checkpoint)
+        await self._store.publish(blob)
+        self._adopt(checkpoint, blob)
         sync_s = time.perf_counter() - started
         self._metrics.append(
             result.step, {**self._step_metrics.pop(result.step, {}), **result.metrics, "time/sync": sync_s}
@@ -208,23 +216,23 @@ class Coordinator:
 
     async def _republish(self) -> None:
         """The store may have lost what it held; publishing the same version again is harmless."""
-        if self._checkpoint is not None:
-            await self._store.publish(self._blob(self._checkpoint))
+        for blob in tuple(self._live):
+            await self._store.publish(blob)
 
     def _blob(self, checkpoint: Checkpoint) -> AdapterBlob:
         name = version_name(self._run, checkpoint.step + 1)
         return AdapterBlob(name, checkpoint.digest, checkpoint.config, checkpoint.adapter)
 
-    def _adopt(self, checkpoint: Checkpoint) -> None:
+    def _adopt(self, checkpoint: Checkpoint, blob: AdapterBlob) -> None:
         """From now on rollouts are sampled by this checkpoint's adapter."""
-        name = version_name(self._run, checkpoint.step + 1)
-        self._published[name] = checkpoint.digest
+        self._live.append(blob)
+        self._published[blob.name] = blob.digest
         self._checkpoint = checkpoint
-        self._weights = replace(self._weights, adapter=name, adapter_digest=checkpoint.digest)
+        self._weights = replace(self._weights, adapter=blob.name, adapter_digest=blob.digest)
 
     def _go_on_after(self, checkpoint: Checkpoint) -> None:
         """Everything up to the checkpoint is on disk; what an earlier attempt did after it is done again."""
-        self._adopt(checkpoint)
+        self._adopt(checkpoint, self._blob(checkpoint))
         self._trained = checkpoint.step + 1
         self._batch_rewards = [
             mean_reward(rollouts_path(self._run_dir / "rollouts", step)) for step in range(self._trained)

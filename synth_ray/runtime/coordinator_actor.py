@@ -59,3 +59,6 @@ class _Store:
 
     async def publish(self, blob: AdapterBlob) -> None:
         await answered(self._actor.publish.remote(blob))
+
+    async def forget(self, run: str) -> None:
+        await answered(self._actor.forget.remote(run))

@@ -79,9 +79,14 @@ def rollout(spec: EpisodeSpec, **changes: Any) -> Rollout:
 class Store:
     def __init__(self) -> None:
         self.inner = AdapterStore()
+        self.published: list[AdapterBlob] = []
 
     async def publish(self, blob: AdapterBlob) -> None:
         self.inner.publish(blob)
+        self.published.append(blob)
+
+    async def forget(self, run: str) -> None:
+        self.inner.forget(run)
 
 
 async def good(spec: EpisodeSpec) -> Rollout:
@@ -119,7 +124,8 @@ def test_rewards_are_those_of_the_files_and_checkpoints_verify(tmp_path: Path) -
     rewards, _, store = run(tmp_path, good, config())
     assert rewards == [0.5] * 3
     assert rewards == [mean_reward(tmp_path / "rollouts" / f"step={step:06d}.parquet") for step in range(3)]
-    assert store.inner.names() == ["r@1", "r@2", "r@3"]
+    assert [blob.name for blob in store.published] == ["r@1", "r@2", "r@3"]
+    assert store.inner.names() == [], "an ended run leaves nothing in the store"
     latest = load_latest(tmp_path)
     assert latest is not None
     assert (latest.step, latest.adapter) == (2, b"v2")
@@ -246,7 +252,8 @@ def test_a_second_attempt_goes_on_after_the_last_checkpoint(tmp_path: Path) -> N
     rewards, seen, store = asyncio.run(second())
     assert (rewards, seen) == (expected, [2])
     assert rewards[:2] == begun
-    assert store.inner.get("r@2").digest == reached.digest, "the engines get the version that the first attempt reached"
+    first = store.published[0]
+    assert (first.name, first.digest) == ("r@2", reached.digest), "engines get the version already reached"
     names = [path.name for path in sorted((whole / "rollouts").iterdir())]
     assert names == [path.name for path in sorted((parts / "rollouts").iterdir())]
     sampled = [
