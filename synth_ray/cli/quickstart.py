@@ -24,7 +24,7 @@ _FIRST_TRAIN_SEED = 200_000
 _EPISODES = {"weak": 600, "strong": 350}
 _MEMORY_EVERY_S = 5.0
 STARTS = {
-    "weak": "lazy demonstrations (72 % noop) that teach the reply format and little else; a full SFT start "
+    "weak": "lazy demonstrations (84 % noop) that teach the reply format and little else; a full SFT start "
     "(--start strong) reaches about 2.4 achievements before RL",
     "strong": "a full SFT start on the best episodes of the scripted expert",
 }
