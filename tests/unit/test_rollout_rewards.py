@@ -1,4 +1,4 @@
-"""Reward strategies: reference values, properties that hold for every episode, and what a world's price list decides."""
+"""Reward strategies: reference values, properties that hold for every episode, and a world's own prices."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.crafter.prices import PRICES, SHAPED
@@ -159,6 +159,7 @@ def test_crafters_lists_cover_the_world() -> None:
     assert SHAPED.items["diamond"] > SHAPED.items["iron"]
 
 
+quick = settings(max_examples=50, deadline=None)
 counts = st.dictionaries(st.sampled_from(ACHIEVEMENTS), st.integers(1, 4), max_size=4)
 deltas = st.dictionaries(st.sampled_from(ITEMS), st.integers(-3, 3).filter(bool), max_size=6)
 numbers = st.floats(-3, 3)
@@ -198,12 +199,14 @@ def by_the_formula(turns: Sequence[StepFacts], spec: RewardSpec) -> list[float]:
     return rewards
 
 
+@quick
 @given(episodes(), specs)
 def test_per_achievement_equals_the_formula(turns: list[StepFacts], spec: RewardSpec) -> None:
     spec = replace(spec, strategy="per_achievement")
     assert [one.total for one in ledgers(turns, spec)] == pytest.approx(by_the_formula(turns, spec), abs=1e-9)
 
 
+@quick
 @given(episodes(), specs)
 def test_a_ledger_sums_to_its_total_and_is_linear_in_the_scale(turns: list[StepFacts], spec: RewardSpec) -> None:
     plain = ledgers(turns, replace(spec, scale=1.0))
@@ -213,6 +216,7 @@ def test_a_ledger_sums_to_its_total_and_is_linear_in_the_scale(turns: list[StepF
         assert one.parts.keys() == base.parts.keys()
 
 
+@quick
 @given(episodes(), specs, st.randoms(use_true_random=False))
 def test_order_within_a_turn_changes_nothing(turns: list[StepFacts], spec: RewardSpec, random: Any) -> None:
     def shuffled(mapping: Mapping[str, int]) -> dict[str, int]:
@@ -230,6 +234,7 @@ def test_order_within_a_turn_changes_nothing(turns: list[StepFacts], spec: Rewar
     assert [one.total for one in ledgers(turns, spec)] == [one.total for one in ledgers(other, spec)]
 
 
+@quick
 @given(episodes())
 def test_the_outcome_ledger_sums_to_the_unique_achievements(turns: list[StepFacts]) -> None:
     unique = len({name for one in turns for name in one.unlocked})
@@ -238,6 +243,7 @@ def test_the_outcome_ledger_sums_to_the_unique_achievements(turns: list[StepFact
         assert total(turns, RewardSpec("events", event_kind=kind)) == unique
 
 
+@quick
 @given(episodes(), specs)
 def test_shaped_pays_limits_and_peaks_and_nothing_else(turns: list[StepFacts], spec: RewardSpec) -> None:
     spec = replace(spec, strategy="shaped", scale=1.0)
@@ -256,6 +262,7 @@ def test_shaped_pays_limits_and_peaks_and_nothing_else(turns: list[StepFacts], s
     assert sums == {}
 
 
+@quick
 @given(st.dictionaries(st.sampled_from(VITALS), st.integers(-9, 9), min_size=1), episodes())
 def test_vitals_never_pay_under_shaped(vitals: dict[str, int], turns: list[StepFacts]) -> None:
     spec = RewardSpec("shaped")
@@ -268,6 +275,7 @@ def test_vitals_never_pay_under_shaped(vitals: dict[str, int], turns: list[StepF
     assert total(fed, spec) == total(starved, spec)
 
 
+@quick
 @given(episodes(), specs, st.sampled_from(sorted(SHAPED.items)), st.integers(0, 5))
 def test_more_is_never_worth_less(turns: list[StepFacts], spec: RewardSpec, item: str, more: int) -> None:
     spec = replace(spec, scale=1.0)
@@ -278,6 +286,7 @@ def test_more_is_never_worth_less(turns: list[StepFacts], spec: RewardSpec, item
     assert total(richer, spec) >= total(turns, spec) - 1e-9
 
 
+@quick
 @given(episodes(), st.sampled_from(["per_achievement", "shaped"]))
 def test_resources_are_what_achievements_are_not(turns: list[StepFacts], name: str) -> None:
     for one in ledgers(turns, RewardSpec(name)):
