@@ -42,6 +42,7 @@ _ANSWER_TIMEOUT_S = 60.0
 def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     """Runs every step and publishes the final adapter."""
     config = job.config
+    # Wrong reward settings end here, before anything is started.
     price_list(reward_spec(config), get_task(config.rollout.env_name).prices)
     preflight(config)
     app.start_serve(job.http_port, job.home.serve_lock)
