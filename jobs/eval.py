@@ -24,6 +24,7 @@ from synth_ray.core.sections import EvalConfig
 from synth_ray.core.types import EpisodeSpec, Rollout, Weights
 from synth_ray.records.scores import summary
 from synth_ray.records.traces import TraceDB
+from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_block, without_step_rewards
 from synth_ray.runtime.adapters import store_actor
 from synth_ray.runtime.batching import sampling
 from synth_ray.runtime.devices import EngineSpec, plan
@@ -75,6 +76,7 @@ def _weights(job: Job[EvalConfig]) -> Weights:
 
 def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
     config = job.config.eval
+    rewards = reward_spec_from_block(find_step_rewards(config.env_config))
     return [
         EpisodeSpec(
             rollout_id=slot_id(job.job_id, 0, index, 0),
@@ -86,7 +88,8 @@ def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
             weights=weights,
             sampling=sampling(config.policy_config, derived_seed("eval", seed)),
             teacher=config.policy_config.teacher,
-            env_config=config.env_config,
+            env_config=without_step_rewards(config.env_config),
+            rewards=rewards,
             max_turns=config.max_turns,
             deadline_s=config.rollout_timeout_s,
             calls_together=config.calls_together,

@@ -27,6 +27,8 @@ from synth_ray.records.publish import publishing
 from synth_ray.records.registry import Model
 from synth_ray.records.runs import RunDir
 from synth_ray.records.states import State
+from synth_ray.rollout.prices import price_list
+from synth_ray.runtime.batching import reward_spec
 from synth_ray.runtime.checkpoints import Checkpoint
 from synth_ray.runtime.coordinator_actor import CoordinatorActor
 from synth_ray.runtime.devices import plan
@@ -40,6 +42,8 @@ _ANSWER_TIMEOUT_S = 60.0
 def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     """Runs every step and publishes the final adapter."""
     config = job.config
+    # Wrong reward settings end here, before anything is started.
+    price_list(reward_spec(config), get_task(config.rollout.env_name).prices)
     preflight(config)
     app.start_serve(job.http_port, job.home.serve_lock)
     start = resolve(config.model.start, job.home, job.registry)

@@ -13,6 +13,7 @@ from synth_ray.learn.model_source import local_model
 from synth_ray.rollout.chat import load_chat
 from synth_ray.rollout.episode import play
 from synth_ray.rollout.policy import EnginePolicy, Policy, TeacherPolicy
+from synth_ray.rollout.prices import price_list
 
 
 class TaskHost:
@@ -27,8 +28,9 @@ class TaskHost:
         """One episode. Raises ConfigError for a wrong spec; everything later is in the rollout."""
         if get_task(spec.task).name != self.task.name:
             raise ConfigError(f"this task app serves {self.task.name!r}, not {spec.task!r}")
+        prices = price_list(spec.rewards, self.task.prices)
         episode = self.task.open(spec.seed, spec.env_config, spec.max_turns)
-        return await play(spec, episode, self._policy(spec))
+        return await play(spec, episode, self._policy(spec), prices)
 
     def info(self, seeds: list[int]) -> dict[str, Any]:
         """What the task says of itself."""

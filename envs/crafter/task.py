@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.crafter.config import CrafterConfig, ExpertConfig, checked, did_you_mean
+from envs.crafter.prices import PRICES
 from envs.crafter.prompt import system_prompt
 from envs.crafter.rules import ACHIEVEMENTS, ACTION_ID, ACTIONS, MATERIALS, TREE
 from envs.crafter.teacher import ExpertTeacher
@@ -85,6 +86,7 @@ class CrafterTask:
     """Opens Crafter episodes and offers the scripted expert as their teacher."""
 
     name = TASK_NAME
+    prices = PRICES
 
     def open(self, seed: int, config: Mapping[str, Any], max_turns: int) -> CrafterEpisode:
         """An episode in the world that ``crafter.Env(seed=seed).reset()`` generates."""

@@ -216,13 +216,37 @@ class RLTraining(Section):
     max_staleness: int = Field(0, ge=0)
     """Versions by which sampled weights may lag; 0 is strictly on-policy."""
     step_rewards_enabled: bool = False
-    step_rewards_strategy: Literal["consistent"] = "consistent"
+    """Whether turns are paid one by one; the keys below, and their meaning, are in docs/rewards.md."""
+    step_rewards_mode: Literal["off", "decision_stepwise", "env_sparse"] = "decision_stepwise"
+    """What pays a turn: nothing, the strategy, or the world's own reward."""
+    step_rewards_strategy: str = "consistent"
+    """`consistent`, `events`, `per_achievement`, `shaped`, or one of your own."""
     step_rewards_indicator_lambda: float = 1.0
+    """Scale of the step rewards; 0 is 1 for `consistent` and `per_achievement`."""
+    step_rewards_beta: float = Field(0.0, ge=-1e6, le=1e6)
+    """Added to the learner's reward of a turn that unlocks something new, once per turn from there to the end."""
+    step_rewards_weights: Mapping[str, float] = {}
+    """Points by achievement; 1 for what is not listed."""
+    step_rewards_k_limits: Mapping[str, int] = {}
+    """How often an achievement pays in an episode: 1 if it is not listed, 0 without end."""
     step_rewards_gamma: float = Field(0.5, ge=0, le=1)
     """Discount of later turns' rewards in a turn's return."""
+    event_rewards_kind: Literal["unique", "absolute"] = "unique"
+    """Whether `events` pays an achievement once per episode or at every unlock."""
     step_timeout_s: float = Field(600, gt=0)
     """Longest that one update may take."""
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, values: Any) -> Any:
+        """`[training.rewards]` is another place for the reward keys."""
+        nested = values.get("rewards") if isinstance(values, Mapping) else None
+        if not isinstance(nested, Mapping):
+            return values
+        if twice := sorted(nested.keys() & values.keys()):
+            raise ValueError(f"{twice[0]} is both in [training] and in [training.rewards]")
+        return {**{key: value for key, value in values.items() if key != "rewards"}, **nested}
 
 
 class RLConfig(Section):

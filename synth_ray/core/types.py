@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -94,8 +95,8 @@ class RewardParts:
 
     @property
     def total(self) -> float:
-        """Sum of the parts."""
-        return float(sum(self.parts.values()))
+        """Sum of the parts, exactly rounded: their order changes nothing."""
+        return math.fsum(self.parts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,21 @@ class RewardSpec:
     """Which signal trains. ``strategy`` is a name in ``rollout.rewards.STRATEGIES``; ``scale`` multiplies its parts.
 
     ``weights`` (achievement: points) and ``limits`` (achievement: how often it pays, 0 without end) are for the
-    strategies that look at them.
+    strategies that look at them; so is ``event_kind``, "unique" or "absolute". ``beta`` is the learner's time weight
+    and in no ledger.
     """
 
     strategy: str = "outcome"
     scale: float = 1.0
     weights: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
+    event_kind: str = "unique"
+    beta: float = 0.0
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether turns are paid one by one; otherwise the episode is paid as a whole."""
+        return self.strategy != "outcome"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,25 @@ from datetime import UTC, datetime
 from synth_ray.core.errors import PolicyError
 from synth_ray.core.types import EpisodeSpec, Provenance, Rollout, StopReason, Turn
 from synth_ray.rollout.policy import Policy
+from synth_ray.rollout.prices import Prices
 from synth_ray.rollout.rewards import reward
+from synth_ray.rollout.tally import Tally
 from synth_ray.rollout.task import Episode
 
+NOTHING_PRICED = Prices()
 _PROVENANCE = {"engine": Provenance.ENGINE, "remote": Provenance.REMOTE}
 
 
-async def play(spec: EpisodeSpec, episode: Episode, policy: Policy) -> Rollout:
-    """Plays ``episode`` to its end, its turn limit or its deadline."""
+async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Prices = NOTHING_PRICED) -> Rollout:
+    """Plays ``episode`` to its end, its turn limit or its deadline; ``prices`` is the world's list for the rewards."""
     started_at, start = datetime.now(UTC).isoformat(), time.monotonic()
     turns: list[Turn] = []
+    tally = Tally()
     stop, error = StopReason.TURNS, None
     for index in range(spec.max_turns):
         left_s = spec.deadline_s - (time.monotonic() - start)
         try:
-            turn = await asyncio.wait_for(_turn(spec, episode, policy, index), timeout=max(left_s, 0.0))
+            turn = await asyncio.wait_for(_turn(spec, episode, policy, index, tally, prices), timeout=max(left_s, 0.0))
         except TimeoutError:
             stop, error = StopReason.DEADLINE, f"turn {index} did not end within the episode's {spec.deadline_s:.0f} s"
             break
@@ -35,6 +39,7 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy) -> Rollout:
             stop, error = StopReason.ERROR, f"turn {index}: {failure.message}"
             break
         turns.append(turn)
+        tally = tally.after(turn.facts)
         if turn.facts.done:
             stop = StopReason.DONE
             break
@@ -58,7 +63,7 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy) -> Rollout:
     )
 
 
-async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int) -> Turn:
+async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int, tally: Tally, prices: Prices) -> Turn:
     messages = episode.messages()
     asked = time.perf_counter()
     reply = await policy.reply(messages, index, episode)
@@ -69,7 +74,7 @@ async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int)
         messages=messages,
         reply=reply,
         facts=facts,
-        reward=reward(facts, spec.rewards),
+        reward=reward(facts, tally, spec.rewards, prices),
         sample_ms=(answered - asked) * 1e3,
         env_ms=(time.perf_counter() - answered) * 1e3,
     )

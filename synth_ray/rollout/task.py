@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from synth_ray.core.types import Message, StepFacts
+from synth_ray.rollout.prices import Prices
 
 
 class Episode(Protocol):
@@ -39,9 +40,14 @@ class Teacher(Protocol):
 
 
 class Task(Protocol):
-    """A world: opens episodes and offers teachers."""
+    """A world: opens episodes, offers teachers, and says what its things are worth."""
 
     name: str
+
+    @property
+    def prices(self) -> Mapping[str, Prices]:
+        """Price lists by reward strategy; a strategy without one pays no items and no counters."""
+        ...
 
     def open(self, seed: int, config: Mapping[str, Any], max_turns: int) -> Episode:
         """Starts an episode. Raises ConfigError for an unknown or wrong entry of ``config``."""

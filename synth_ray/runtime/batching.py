@@ -11,6 +11,8 @@ from synth_ray.core.sections import Policy, RLConfig, RLTraining
 from synth_ray.core.types import EpisodeSpec, RewardSpec, Rollout, Sampling, Weights
 from synth_ray.learn.advantages import ADVANTAGES, EpisodeRewards
 from synth_ray.learn.packing import Samples, build_samples
+from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_block, without_step_rewards
+from synth_ray.rollout.tally import tallies
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,28 @@ def sampling(policy: Policy, seed: int | None) -> Sampling:
     )
 
 
-def reward_spec(training: RLTraining) -> RewardSpec:
-    """The reward signal that `[training]` names."""
-    if not training.step_rewards_enabled:
-        return RewardSpec("outcome")
-    return RewardSpec(training.step_rewards_strategy, training.step_rewards_indicator_lambda)
+def reward_spec(config: RLConfig) -> RewardSpec:
+    """The reward signal that `[training]` names, key by key overruled by `[rollout.env_config.step_rewards]`.
+
+    Raises ConfigError for an unknown strategy and for a wrong block.
+    """
+    training = config.training
+    block = {
+        "enabled": training.step_rewards_enabled,
+        "mode": training.step_rewards_mode,
+        "strategy": training.step_rewards_strategy,
+        "indicator_lambda": training.step_rewards_indicator_lambda,
+        "step_beta": training.step_rewards_beta,
+        "weights": training.step_rewards_weights,
+        "k_limits": training.step_rewards_k_limits,
+        "event_rewards_kind": training.event_rewards_kind,
+    }
+    return reward_spec_from_block({**block, **find_step_rewards(config.rollout.env_config)})
 
 
 def group_specs(config: RLConfig, run: str, step: int, group: int, weights: Weights) -> list[EpisodeSpec]:
     """The rollouts of one group: one world, different sampling seeds; all derived from the slot, not from order."""
-    rollout, training = config.rollout, config.training
+    rollout, training, rewards = config.rollout, config.training, reward_spec(config)
     first, last = rollout.seed_range
     env_seed = first + derived_seed("env", training.seed, step, group) % (last - first)
     return [
@@ -53,8 +67,8 @@ def group_specs(config: RLConfig, run: str, step: int, group: int, weights: Weig
             model=weights.name,
             weights=weights,
             sampling=sampling(rollout.policy_config, derived_seed("sample", training.seed, step, group, index)),
-            env_config=rollout.env_config,
-            rewards=reward_spec(training),
+            env_config=without_step_rewards(rollout.env_config),
+            rewards=rewards,
             max_turns=rollout.max_turns,
             deadline_s=rollout.rollout_timeout_s,
             calls_together=rollout.calls_together,
@@ -77,12 +91,12 @@ def check_weights(rollout: Rollout, published: Mapping[str, str]) -> None:
             )
 
 
-def build_batch(groups: Sequence[Sequence[Rollout]], training: RLTraining) -> Batch:
+def build_batch(groups: Sequence[Sequence[Rollout]], training: RLTraining, rewards: RewardSpec) -> Batch:
     """Advantages within each group, then one sample per turn, in slot order; turns of zero advantage are left out."""
-    estimate = ADVANTAGES["stepwise" if training.step_rewards_enabled else "outcome"]
+    estimate = ADVANTAGES["stepwise" if rewards.stepwise else "outcome"]
     advantages: dict[str, tuple[float, ...]] = {}
     for group in groups:
-        earned = [_earned(rollout, training.invalid_turn_penalty) for rollout in group]
+        earned = [_earned(rollout, training.invalid_turn_penalty, rewards.beta) for rollout in group]
         values = estimate(earned, training.step_rewards_gamma, training.advantage_scale)
         for rollout, value in zip(group, values, strict=True):
             advantages[rollout.rollout_id] = tuple(float(x) for x in value)
@@ -95,6 +109,17 @@ def build_batch(groups: Sequence[Sequence[Rollout]], training: RLTraining) -> Ba
     return Batch(build_samples(raw).drop_zero_advantage(), advantages)
 
 
-def _earned(rollout: Rollout, penalty: float) -> EpisodeRewards:
-    turns = tuple(turn.reward.total - penalty * (turn.facts.problem is not None) for turn in rollout.turns)
+def _earned(rollout: Rollout, penalty: float, beta: float) -> EpisodeRewards:
+    """What the advantages see; an early unlock earns ``beta`` for its own turn and for every turn after it."""
+    left = range(len(rollout.turns), 0, -1)
+    turns = tuple(
+        turn.reward.total - penalty * (turn.facts.problem is not None) + beta * turns_left * unlocked
+        for turn, turns_left, unlocked in zip(rollout.turns, left, _unlocks(rollout), strict=True)
+    )
     return EpisodeRewards(rollout.outcome - penalty * rollout.invalid_turns, turns)
+
+
+def _unlocks(rollout: Rollout) -> list[bool]:
+    """Whether each turn unlocked something that no earlier turn had earned."""
+    seen = tallies(rollout.turns)
+    return [bool(tally.first_unlocks(turn.facts)) for turn, tally in zip(rollout.turns, seen, strict=True)]

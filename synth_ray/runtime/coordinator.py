@@ -23,8 +23,9 @@ from synth_ray.core.sections import RLConfig
 from synth_ray.core.types import EpisodeSpec, Rollout, Weights
 from synth_ray.records.metrics import MetricsLog
 from synth_ray.records.rollouts import mean_reward, rollouts_path, write_rollouts
+from synth_ray.rollout.reward_metrics import reward_metrics
 from synth_ray.runtime.adapters import AdapterBlob, version_name
-from synth_ray.runtime.batching import Batch, build_batch, check_weights, group_specs
+from synth_ray.runtime.batching import Batch, build_batch, check_weights, group_specs, reward_spec
 from synth_ray.runtime.checkpoints import Checkpoint, publish_checkpoint
 
 TRAINER_START_TIMEOUT_S = 240.0
@@ -82,6 +83,7 @@ class Coordinator:
     ) -> None:
         self._run, self._run_dir, self._config = run, run_dir, config
         self._play, self._store = play, store
+        self._rewards = reward_spec(config)
         self._metrics = MetricsLog(run_dir / "metrics.jsonl")
         self._weights = base
         self._published = {base.name: base.digest}
@@ -171,7 +173,7 @@ class Coordinator:
             self._rollouts_timeout_s(),
         )
         rollout_s = time.perf_counter() - started
-        batch = build_batch(groups, self._config.training)
+        batch = build_batch(groups, self._config.training, self._rewards)
         rollouts = [rollout for group in groups for rollout in group]
         await asyncio.to_thread(write_rollouts, self._run_dir / "rollouts", step, rollouts, batch.advantages)
         reward = statistics.fmean(rollout.outcome for rollout in rollouts)
@@ -179,6 +181,7 @@ class Coordinator:
         self._step_metrics[step] = {
             "reward/mean": reward,
             **_rollout_metrics(rollouts),
+            **reward_metrics(rollouts, self._rewards),
             "time/rollout": rollout_s,
         }
         async with self._changed:

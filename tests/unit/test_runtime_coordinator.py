@@ -24,6 +24,7 @@ from synth_ray.core.types import (
     Weights,
 )
 from synth_ray.learn.packing import from_arrays
+from synth_ray.records.metrics import last_by_step
 from synth_ray.records.rollouts import mean_reward, read_rollouts, rollouts_path
 from synth_ray.runtime.adapters import AdapterBlob, AdapterStore
 from synth_ray.runtime.checkpoints import Checkpoint, load_latest
@@ -129,6 +130,23 @@ def test_rewards_are_those_of_the_files_and_checkpoints_verify(tmp_path: Path) -
     latest = load_latest(tmp_path)
     assert latest is not None
     assert (latest.step, latest.adapter) == (2, b"v2")
+
+
+def test_metrics_say_what_was_paid(tmp_path: Path) -> None:
+    async def paid(spec: EpisodeSpec) -> Rollout:
+        played = rollout(spec)
+        parts = RewardParts({"achievement/wood": 0.5, "inventory/wood": 0.25} if spec.index else {})
+        return dataclasses.replace(played, turns=(dataclasses.replace(played.turns[0], reward=parts),))
+
+    signal = {"step_rewards_strategy": "shaped", "step_rewards_indicator_lambda": 0.5}
+    run(tmp_path, paid, config(step_rewards_enabled=True, **signal))
+    rows = last_by_step(tmp_path / "metrics.jsonl")
+    assert [row["reward/achievement/wood/mean"] for row in rows.values()] == [0.25] * 3
+    assert rows[0]["reward/inventory/wood/mean"] == 0.125
+    assert (rows[0]["resource_reward"], rows[0]["unique_achievements_total"]) == (0.25, 1.0)
+    stored = read_rollouts(tmp_path / "rollouts" / "step=000000.parquet")
+    components = [row.reward_components for row in stored if row.index_in_group]
+    assert components == [{"achievement/wood": 0.5, "inventory/wood": 0.25}] * 2
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2])
