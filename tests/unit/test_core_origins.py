@@ -149,6 +149,14 @@ def test_a_good_url_leads_to_its_chat_endpoint(url: str, called: str) -> None:
     assert str(chat_url(called)) == called
 
 
+@pytest.mark.parametrize(
+    "host", ["[fd00:0::5]", "[FD00::0005]", "[::ffff:1.2.3.4]", "[::ffff:102:304]", "[::1.2.3.4]", "127.1", "010.0.0.5"]
+)
+def test_an_address_has_one_spelling_even_if_it_were_listed(host: str) -> None:
+    with pytest.raises(ConfigError):
+        InferenceOrigins([f"http://{host}:8001"])
+
+
 def test_the_corpus_is_large_enough() -> None:
     assert len(set(BAD)) == len(BAD) >= 40
     assert len(GOOD) >= 10

@@ -139,6 +139,11 @@ def test_what_is_our_fault_is_refused_at_once(server: FakeProvider, status: int,
     assert len(server.requests) == 1
 
 
+def test_what_is_said_about_a_wrong_key_is_not_repeated(server: FakeProvider) -> None:
+    failure = refused(server, as_json({"error": {"message": "wrong key sk...ghij", "code": "k-ghij"}}, 401))
+    assert "ghij" not in f"{failure.as_dict()}"
+
+
 def test_a_token_budget_is_made_smaller_once(server: FakeProvider) -> None:
     details = {"messages_tokens": 700, "model_limit": 1024}
     too_long = as_json({"detail": {"error": "token_budget_exceeded", "details": details}}, 400)
