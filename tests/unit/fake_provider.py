@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -62,13 +63,15 @@ def completion(message: Mapping[str, Any] | None = None, **more: Any) -> dict[st
 class FakeProvider:
     """Answers with ``plays`` in turn, then with ``default``."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.plays: list[Answer] = []
         self.default: Answer = as_json(completion())
         self.requests: list[Sent] = []
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
@@ -97,8 +100,8 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def fake_provider() -> Iterator[FakeProvider]:
-    server = FakeProvider()
+def fake_provider(tls: ssl.SSLContext | None = None) -> Iterator[FakeProvider]:
+    server = FakeProvider(tls)
     try:
         yield server
     finally:

@@ -1,12 +1,20 @@
 """The client against a real server: statuses, hangs, floods, redirects, and where keys go."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from synth_ray.core.errors import EndpointRefused, EndpointUnavailable, PolicyError
 from synth_ray.core.origins import InferenceOrigins, Target, Vendor
@@ -246,6 +254,49 @@ def test_a_vendor_whose_name_leads_to_a_private_address_is_not_called(server: Fa
     with pytest.raises(EndpointRefused, match="not public"):
         Asked(rebound)(origins.vendor_target("openai"))
     assert server.requests == []
+
+
+def certificate(name: str, folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A self-signed certificate for ``name``, and a server's context that shows it."""
+    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "both.pem").write_bytes(private + made.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "both.pem")
+    return folder / "both.pem", context
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "answers"),
+    [("llm.test", True, True), ("llm.test", False, False), ("other.test", True, False)],
+)
+def test_a_pinned_connection_still_checks_the_name_in_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, trusted: bool, answers: bool
+) -> None:
+    async def here(name: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    file, context = certificate("llm.test", tmp_path)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with fake_provider(context) as server:
+        origin = f"https://{host}:{server.port}"
+        wanted = InferenceOrigins([], {origin: KEY}).target(origin)
+        if answers:
+            assert Asked(here)(wanted).value
+        else:
+            with pytest.raises(EndpointRefused, match="certificate"):
+                Asked(here)(wanted)
+            assert server.requests == []
 
 
 def test_proxies_of_the_environment_are_not_used(server: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:

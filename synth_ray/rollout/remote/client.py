@@ -1,7 +1,7 @@
 """The HTTP client of remote policies: one POST, bounded in time, size and attempts, to a place that may be called.
 
-No redirect is followed, no proxy or certificate setting is read from the environment, no cookie is kept, nothing is
-decompressed. The key is cut out of everything that comes back before anyone sees it.
+No redirect is followed, no proxy is taken from the environment, no cookie is kept, nothing is decompressed. The key is
+cut out of everything that comes back before anyone sees it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class RetryBudget:
     """How often and how long. The n-th wait is random, at most ``first_wait_s`` * 2**(n-1) and ``longest_wait_s``."""
 
     attempts: int = 8
-    seconds: float = 300.0
+    seconds: float = 600.0
     first_wait_s: float = 1.0
     longest_wait_s: float = 30.0
 
