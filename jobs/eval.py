@@ -20,8 +20,9 @@ from jobs.runner import Job, run_job
 from serve import app
 from synth_ray.core.errors import JobFailed
 from synth_ray.core.hashing import derived_seed, slot_id
-from synth_ray.core.sections import EvalConfig
-from synth_ray.core.types import EpisodeSpec, Rollout, Weights
+from synth_ray.core.origins import VENDORS
+from synth_ray.core.sections import Eval, EvalConfig
+from synth_ray.core.types import Endpoint, EpisodeSpec, Rollout, Weights
 from synth_ray.records.scores import summary
 from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_block, without_step_rewards
@@ -84,8 +85,9 @@ def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
             task=config.app_id,
             seed=seed,
             model=config.model,
-            provider="engine" if config.provider == "engine" else config.model,
+            provider=_spec_provider(config),
             weights=weights,
+            endpoint=_endpoint(config),
             sampling=sampling(config.policy_config, derived_seed("eval", seed)),
             teacher=config.policy_config.teacher,
             env_config=without_step_rewards(config.env_config),
@@ -97,6 +99,20 @@ def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
         )
         for index, seed in enumerate(config.seeds)
     ]
+
+
+def _spec_provider(config: Eval) -> str:
+    if config.remote_url:
+        return "remote"
+    return "engine" if config.provider == "engine" else config.model
+
+
+def _endpoint(config: Eval) -> Endpoint | None:
+    if not config.remote_url:
+        return None
+    vendor = config.provider if config.provider in VENDORS else ""
+    policy = config.policy_config
+    return Endpoint(config.remote_url, config.model, vendor, policy.body, timeout_s=policy.request_timeout_s)
 
 
 def _play(job: Job[EvalConfig], task_app: Any, weights: Weights | None) -> list[Rollout]:
@@ -128,13 +144,15 @@ def trace_db(job: Job[EvalConfig]) -> Path:
 
 def _result(job: Job[EvalConfig], rollouts: list[Rollout]) -> Mapping[str, Any]:
     ok = [rollout for rollout in rollouts if rollout.ok]
+    failures = [rollout.error for rollout in rollouts if not rollout.ok]
     scores = summary(ok)
     return {
         "model": job.config.eval.model,
         "mean": scores.mean,
         "se": scores.se,
         "n": scores.n,
-        "errors": len(rollouts) - len(ok),
+        "errors": len(failures),
+        "first_error": failures[0] if failures else None,
         "crafter_score": crafter_score([set(rollout.achievements) for rollout in ok]),
         "invalid_turn_rate": scores.invalid_turn_rate,
         "mean_actions": scores.mean_actions,

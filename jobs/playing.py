@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from synth_ray.core.errors import PolicyError
-from synth_ray.core.types import EpisodeSpec, Rollout
+from synth_ray.core.types import EpisodeSpec, Provenance, Rollout
 from synth_ray.runtime.remote import answered
 
 ATTEMPTS = 3
@@ -36,7 +36,8 @@ async def _play(handle: Any, spec: EpisodeSpec) -> Rollout:
             if attempt == ATTEMPTS:
                 raise
             continue
-        if rollout.ok or attempt == ATTEMPTS:
+        # A remote policy has its own retries, and every turn of its may cost money.
+        if rollout.ok or attempt == ATTEMPTS or rollout.provenance is Provenance.REMOTE:
             return rollout
     raise AssertionError("unreachable")
 

@@ -44,8 +44,9 @@ def start_serve(port: int, lock_file: Path) -> None:
 
 
 def task(app_id: str, env_file: str) -> Wanted:
-    """The task app ``app_id``, served under its own name."""
-    return Wanted(app_id, f"/{app_id}", task_app.build(app_id, env_file), TASK_TIMEOUT_S)
+    """The task app ``app_id``, served under its own name; Serve must have been started."""
+    own_origin = f"http://127.0.0.1:{http_port()}"
+    return Wanted(app_id, f"/{app_id}", task_app.build(app_id, env_file, own_origin), TASK_TIMEOUT_S)
 
 
 def engine(spec: EngineSpec) -> Wanted:

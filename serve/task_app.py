@@ -12,6 +12,7 @@ from serve import policy
 from serve.call_batcher import Answer
 from serve.task_host import TaskHost
 from serve.task_http import create_app
+from synth_ray.core.origins import read_origins
 from synth_ray.core.secrets import KeyRing, environment_keys
 from synth_ray.core.types import EpisodeSpec, GenerateRequest, Rollout
 from synth_ray.runtime.remote import answered
@@ -22,9 +23,10 @@ MAX_ONGOING = 1024
 class TaskAppReplica:
     """One process that plays many episodes at a time; stepping a world is short, waiting for replies is async."""
 
-    def __init__(self, app_id: str, env_file: str) -> None:
-        self._keys = KeyRing(environment_keys(Path(env_file) if env_file else None))
-        self._host = TaskHost(app_id, self._generate)
+    def __init__(self, app_id: str, env_file: str, own_origin: str) -> None:
+        path = Path(env_file) if env_file else None
+        self._keys = KeyRing(environment_keys(path))
+        self._host = TaskHost(app_id, self._generate, read_origins(path, own_origin))
         self._handle: Any = None
 
     async def play(self, spec: EpisodeSpec) -> Rollout:
@@ -46,8 +48,8 @@ class TaskAppReplica:
         return answers
 
 
-def build(app_id: str, env_file: str) -> Any:
-    """The Serve application of a task app; ``env_file`` is where its key is read, on its own machine."""
+def build(app_id: str, env_file: str, own_origin: str) -> Any:
+    """The Serve application of a task app, served at ``own_origin``; keys are read from ``env_file``, over there."""
     deployment = ray_serve.deployment(
         ray_serve.ingress()(TaskAppReplica),
         name="TaskApp",
@@ -55,4 +57,4 @@ def build(app_id: str, env_file: str) -> Any:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=5,
     )
-    return deployment.bind(app_id, env_file)
+    return deployment.bind(app_id, env_file, own_origin)

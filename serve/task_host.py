@@ -8,19 +8,29 @@ from envs.registry import get_task
 from serve.call_batcher import CallBatcher, SendMany
 from synth_ray.core.errors import ConfigError
 from synth_ray.core.hashing import derived_seed
+from synth_ray.core.origins import InferenceOrigins
 from synth_ray.core.types import EpisodeSpec, Rollout
 from synth_ray.learn.model_source import local_model
 from synth_ray.rollout.chat import load_chat
 from synth_ray.rollout.episode import play
 from synth_ray.rollout.policy import EnginePolicy, Policy, TeacherPolicy
 from synth_ray.rollout.prices import price_list
+from synth_ray.rollout.remote.client import ChatClient
+from synth_ray.rollout.remote.policy import RemotePolicy
 
 
 class TaskHost:
-    """Plays episodes of one task; ``generate`` reaches the engine."""
+    """Plays episodes of one task; ``generate`` reaches the engine, ``chat`` the remote models at ``origins``."""
 
-    def __init__(self, app_id: str, generate: SendMany) -> None:
+    def __init__(
+        self,
+        app_id: str,
+        generate: SendMany,
+        origins: InferenceOrigins | None = None,
+        chat: ChatClient | None = None,
+    ) -> None:
         self.task = get_task(app_id)
+        self.origins, self.chat = origins or InferenceOrigins(), chat or ChatClient()
         self._generate = generate
         self._batchers: dict[int, CallBatcher] = {}
 
@@ -37,6 +47,8 @@ class TaskHost:
         return self.task.info(seeds)
 
     def _policy(self, spec: EpisodeSpec) -> Policy:
+        if spec.provider == "remote":
+            return RemotePolicy(self.chat, self.origins, spec, self.task.tools(spec.env_config))
         if spec.provider != "engine":
             seed = derived_seed("teacher", spec.rollout_id if spec.sampling.seed is None else spec.sampling.seed)
             return TeacherPolicy(self.task.teacher(spec.provider, spec.teacher, seed, spec.max_turns))

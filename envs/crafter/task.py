@@ -11,7 +11,7 @@ from envs.crafter.prompt import system_prompt
 from envs.crafter.rules import ACHIEVEMENTS, ACTION_ID, ACTIONS, MATERIALS, TREE
 from envs.crafter.teacher import ExpertTeacher
 from envs.crafter.text import RENDERERS
-from envs.crafter.tools import parse_actions, tool_schema
+from envs.crafter.tools import FALLBACK, TOOL_NAME, parse_actions, tool_schema
 from envs.crafter.view import WorldView
 from envs.crafter.world import CrafterWorld
 from synth_ray.core.errors import ConfigError
@@ -97,6 +97,17 @@ class CrafterTask:
         if name != "expert":
             raise ConfigError(f"unknown teacher {name!r}", did_you_mean(name, ["expert"]))
         return ExpertTeacher(checked(ExpertConfig, config, "teacher config"), seed, max_turns)
+
+    def tools(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The one tool, with the limit of actions that ``config`` sets."""
+        return [tool_schema(checked(CrafterConfig, config, "env config").max_actions_per_turn)]
+
+    def tool_call(self, reply_text: str) -> tuple[str, dict[str, Any]] | None:
+        """The call that does what the text says; None for a text without a usable action."""
+        parsed = parse_actions(reply_text, {}, CrafterConfig().max_actions_per_turn)
+        if parsed.problem is not None and parsed.actions == FALLBACK:
+            return None
+        return TOOL_NAME, {"actions": list(parsed.actions)}
 
     def info(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
         """What the task is, and for each of ``seeds`` what lies around the start."""

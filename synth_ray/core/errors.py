@@ -124,6 +124,16 @@ class AdapterMissing(PolicyError):
     kind = "not_found"
 
 
+class EndpointUnavailable(PolicyError):
+    """A remote endpoint did not give an answer within the retry budget; ``details["status"]`` is its last status."""
+
+
+class EndpointRefused(PolicyError):
+    """A remote endpoint refuses this request, and would again; ``details`` hold its status and what it said."""
+
+    retryable = False
+
+
 class WrongWeights(SynthRayError):
     """Weights or a turn carry a digest that nobody published under that name."""
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from synth_ray.core.config import Section
+from synth_ray.core.origins import VENDORS
+from synth_ray.core.urls import chat_url
+
+_PROVIDERS = ("engine", "expert", "remote", *VENDORS)
 
 
 class Topology(Section):
@@ -64,6 +68,25 @@ class Policy(Section):
     """Settings of the scripted teacher (`provider = "expert"`)."""
 
 
+class EvalPolicy(Policy):
+    """`[eval.policy_config]`: sampling, and for a remote model how it is asked."""
+
+    inference_url: str = ""
+    """Where a remote model answers (`provider = "remote"`); `/v1/chat/completions` is appended if it is missing."""
+    request_timeout_s: float = Field(120, gt=0)
+    """Longest that one request to a remote model may take; it is tried again within `rollout_timeout_s`."""
+    body: Mapping[str, Any] = {}
+    """Further fields of the request, such as `reasoning_effort`; `use_tools = false` asks for JSON text instead."""
+
+
+def _provider(value: str) -> str:
+    if value in _PROVIDERS:
+        return value
+    if "://" not in value:
+        raise ValueError(f"{value!r} is neither a URL nor one of {', '.join(_PROVIDERS)}")
+    return str(chat_url(value))
+
+
 def _seed_list(value: Any) -> Any:
     seeds = parse_seeds(value) if isinstance(value, str) else value
     if isinstance(seeds, list) and len(set(map(str, seeds))) != len(seeds):
@@ -78,9 +101,10 @@ class Eval(Section):
 
     app_id: str = "grpo-crafter"
     model: str
-    """A model id of the registry, a built-in name, a local folder, a hub id, or a teacher's name."""
-    provider: Literal["engine", "expert"] = "engine"
-    """Who answers: our engine, or the task's scripted teacher."""
+    """A model id of the registry, a built-in name, a local folder, a hub id, a teacher's or a remote model's name."""
+    provider: Annotated[str, AfterValidator(_provider)] = "engine"
+    """Who answers: our `engine`, the scripted teacher (`expert`), `openai`, `groq`, a URL, or `remote` with its URL in
+    `policy_config.inference_url`."""
     seeds: Annotated[list[int], BeforeValidator(_seed_list)]
     """A list, or ranges such as "0-9,20,30-39"; both ends are included."""
     max_turns: int = Field(10, ge=1)
@@ -90,8 +114,25 @@ class Eval(Section):
     split: str = "train"
     trace_db: str = "traces/crafter.db"
     env_config: Mapping[str, Any] = {}
-    policy_config: Policy = Policy()
+    policy_config: EvalPolicy = EvalPolicy()
     rollout_timeout_s: float = Field(300, gt=0)
+
+    @model_validator(mode="after")
+    def _one_url(self) -> Eval:
+        if bool(self.policy_config.inference_url) != (self.provider == "remote"):
+            raise ValueError('provider = "remote" and policy_config.inference_url go together')
+        if self.provider == "remote":
+            chat_url(self.policy_config.inference_url)
+        return self
+
+    @property
+    def remote_url(self) -> str:
+        """The chat completions URL of a remote model; empty if the engine or a teacher answers."""
+        if self.provider in ("engine", "expert"):
+            return ""
+        vendor = VENDORS.get(self.provider)
+        given = self.policy_config.inference_url or self.provider
+        return str(chat_url(vendor.base_url if vendor else given))
 
 
 class EvalConfig(Section):

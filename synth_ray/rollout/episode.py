@@ -36,7 +36,8 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
             stop, error = StopReason.DEADLINE, f"turn {index} did not end within the episode's {spec.deadline_s:.0f} s"
             break
         except PolicyError as failure:
-            stop, error = StopReason.ERROR, f"turn {index}: {failure.message}"
+            hint = f" ({failure.hint})" if failure.hint else ""
+            stop, error = StopReason.ERROR, f"turn {index}: {failure.message}{hint}"
             break
         turns.append(turn)
         tally = tally.after(turn.facts)

@@ -57,6 +57,14 @@ class Task(Protocol):
         """A scripted policy by name; ``seed`` fixes its random choices. Raises ConfigError for an unknown name."""
         ...
 
+    def tools(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The tools by which a model acts in an episode with that ``config``, in OpenAI's shape."""
+        ...
+
+    def tool_call(self, reply_text: str) -> tuple[str, dict[str, Any]] | None:
+        """Name and arguments of the tool call that a reply in text stands for; None if it names no action."""
+        ...
+
     def info(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
         """What `GET /task_info` says of the task."""
         ...

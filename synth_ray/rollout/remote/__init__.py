@@ -1,0 +1,1 @@
+"""Remote policies: rollouts whose replies come from an OpenAI-compatible endpoint."""
