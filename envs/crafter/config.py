@@ -42,8 +42,8 @@ class CrafterConfig(_Settings):
     bad_reply: Literal["noop", "skip"] = "noop"
     """What a reply without a usable action does: one noop, or nothing; the turn is used up in both cases."""
     report_problems: bool | None = None
-    """Whether the next message tells what was wrong with a reply. None: unless the renderer is "compact" and there is
-    no system message, which is how a tiny model with a closed vocabulary is trained."""
+    """Whether the next message tells what was wrong with a reply. None: unless messages are nothing but compact text,
+    which is how a tiny model with a closed vocabulary is trained."""
     system_prompt: bool = False
     """Whether a system message explains game, actions, goal and reply format; a tiny model learns these by training."""
     length: int | None = Field(default=10000, ge=1)
@@ -58,7 +58,7 @@ class CrafterConfig(_Settings):
     def tells_problems(self) -> bool:
         """``report_problems``, decided."""
         if self.report_problems is None:
-            return self.system_prompt or self.renderer != "compact"
+            return self.system_prompt or self.vision or self.renderer != "compact"
         return self.report_problems
 
     @field_validator("renderer")
