@@ -151,11 +151,13 @@ def test_equals_upstream_after_every_step(policy: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("first_seed", range(1000, 1050, 10))
 @pytest.mark.parametrize("policy", POLICIES)
-def test_equals_upstream_for_50_000_steps(policy: str) -> None:
-    deaths = sum(play_both(1000 + seed, policy, 1000) for seed in range(50))
-    assert deaths > 100
+def test_equals_upstream_for_1_000_steps_of_50_seeds(policy: str, first_seed: int) -> None:
+    """In blocks of ten seeds; every block meets deaths and resets."""
+    deaths = sum(play_both(seed, policy, 1000) for seed in range(first_seed, first_seed + 10))
+    assert deaths > 20
 
 
 @pytest.mark.slow
@@ -257,7 +259,7 @@ def digest_in_a_fresh_process(hash_seed: str, call: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=240,
     ).stdout.strip()
 
 
