@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from envs.crafter.config import did_you_mean
-from envs.crafter.task import TASK_NAME, CrafterTask
+from envs.crafter.info import TASK_NAME
+from envs.crafter.task import CrafterTask
 from synth_ray.core.errors import NotFoundError
 from synth_ray.rollout.task import Task
 

@@ -23,14 +23,43 @@ class CrafterConfig(_Settings):
 
     renderer: str = "compact"
     """Name of the text renderer, a key of ``text.RENDERERS``."""
+    transposed_map: bool = False
+    """Seed renderer: whether the lines of the map are columns, as in the original system."""
+    step_counter: Literal["turns", "env_steps"] = "turns"
+    """Seed renderer: what "Step: n/max" counts; the original system counted env steps up to ``length``."""
+    previous_calls: int = Field(default=3, ge=0, le=20)
+    """Seed renderer: how many of the model's last calls are listed; 0 leaves the list out."""
+    use_vision: bool = False
+    """Whether the message carries a picture. Only remote models can see; the engine's models read text."""
+    image_only_mode: bool = False
+    """Whether the picture replaces the text of the observation; implies ``use_vision``."""
+    image_size: int = Field(default=252, ge=63, le=1080)
+    """Width and height of the picture in pixels; a multiple of 9 leaves no border around the 9 x 9 cells."""
     max_actions_per_turn: int = Field(default=5, ge=1, le=100)
     """Actions of one reply beyond this number are not executed."""
     report_cut: bool = True
     """Whether a reply with too many actions counts as a problem."""
+    bad_reply: Literal["noop", "skip"] = "noop"
+    """What a reply without a usable action does: one noop, or nothing; the turn is used up in both cases."""
+    report_problems: bool | None = None
+    """Whether the next message tells what was wrong with a reply. None: unless messages are nothing but compact text,
+    which is how a tiny model with a closed vocabulary is trained."""
     system_prompt: bool = False
     """Whether a system message explains game, actions, goal and reply format; a tiny model learns these by training."""
     length: int | None = Field(default=10000, ge=1)
     """Environment steps after which the world ends; None for no limit."""
+
+    @property
+    def vision(self) -> bool:
+        """Whether messages carry pictures."""
+        return self.use_vision or self.image_only_mode
+
+    @property
+    def tells_problems(self) -> bool:
+        """``report_problems``, decided."""
+        if self.report_problems is None:
+            return self.system_prompt or self.vision or self.renderer != "compact"
+        return self.report_problems
 
     @field_validator("renderer")
     @classmethod
@@ -38,6 +67,13 @@ class CrafterConfig(_Settings):
         if name not in RENDERERS:
             raise ValueError(f"unknown renderer {name!r}, known: {', '.join(RENDERERS)}")
         return name
+
+    @model_validator(mode="after")
+    def _fits_the_renderer(self) -> Self:
+        unused = sorted(self.model_fields_set & {"transposed_map", "step_counter", "previous_calls"})
+        if unused and self.renderer != "seed":
+            raise ValueError(f"{', '.join(unused)}: for renderer 'seed', not {self.renderer!r}")
+        return self
 
 
 class ExpertConfig(_Settings):

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.crafter.config import CrafterConfig, ExpertConfig, checked, did_you_mean
+from envs.crafter.info import TASK_NAME, task_info
+from envs.crafter.picture import data_url, png
 from envs.crafter.prices import PRICES
 from envs.crafter.prompt import system_prompt
-from envs.crafter.rules import ACHIEVEMENTS, ACTION_ID, ACTIONS, MATERIALS, TREE
+from envs.crafter.rules import ACTION_ID
 from envs.crafter.teacher import ExpertTeacher
-from envs.crafter.text import RENDERERS
+from envs.crafter.text import RENDERERS, Moment
 from envs.crafter.tools import FALLBACK, TOOL_NAME, parse_actions, tool_schema
 from envs.crafter.view import WorldView
 from envs.crafter.world import CrafterWorld
 from synth_ray.core.errors import ConfigError
 from synth_ray.core.types import Message, StepFacts
 
-TASK_NAME = "grpo-crafter"
-VERSION = "1.0.0"
-
-_TRAIT_RADIUS = 10
-_HOSTILES = frozenset({"zombie", "skeleton"})
-
 
 class CrafterEpisode:
-    """One play-through. The chat is Markov: it shows the present observation and no history."""
+    """One play-through. The chat is Markov: it shows the present observation and at most the model's last calls."""
 
     def __init__(self, seed: int, config: CrafterConfig, max_turns: int) -> None:
         self.config = config
         self._world = CrafterWorld(length=config.length, seed=seed)
         self._world.reset()
+        self._max_turns = max_turns
+        self._turn = 0
+        self._calls: deque[tuple[str, ...]] = deque(maxlen=config.previous_calls)
+        self._complaint = ""
         self._render = RENDERERS[config.renderer]
-        self._system = system_prompt(config.max_actions_per_turn, max_turns) if config.system_prompt else ""
+        self._system = system_prompt(config, max_turns) if config.system_prompt else ""
         self._done = False
         self.view: WorldView = self._world.view()
         """Read-only view of the world, for teachers and viewers."""
@@ -49,16 +50,28 @@ class CrafterEpisode:
 
     def messages(self) -> tuple[Message, ...]:
         """One user message with the observation, after the system message if there is one."""
-        observation = Message("user", self._render(self.view))
+        text = "" if self.config.image_only_mode else self._render(self.view, self._moment())
+        images = (data_url(self._world, self.config.image_size),) if self.config.vision else ()
+        paragraphs = [paragraph for paragraph in (text, self._complaint) if paragraph]
+        observation = Message("user", "\n\n".join(paragraphs), images=images)
         return (Message("system", self._system), observation) if self._system else (observation,)
+
+    def picture(self, size: int) -> bytes:
+        """The world as a PNG of ``size`` x ``size`` pixels; looking changes nothing."""
+        return png(self._world, size)
 
     def step(self, reply_text: str, extra: Mapping[str, Any]) -> StepFacts:
         """Executes the reply's actions one by one, up to the end of the world."""
         if self._done:
             return StepFacts(actions=(), done=True, problem="the episode is over")
-        parsed = parse_actions(reply_text, extra, self.config.max_actions_per_turn, report_cut=self.config.report_cut)
+        config = self.config
+        fallback = FALLBACK if config.bad_reply == "noop" else ()
+        parsed = parse_actions(
+            reply_text, extra, config.max_actions_per_turn, report_cut=config.report_cut, fallback=fallback
+        )
         inventory, counters, unlocked = dict(self.view.inventory), dict(self.view.achievements), self.view.unlocked
         executed, reward = self._execute(parsed.actions)
+        self._remember(executed, parsed.problem)
         return StepFacts(
             actions=executed,
             unlocked=tuple(name for name in self.view.unlocked if name not in unlocked),
@@ -80,6 +93,25 @@ class CrafterEpisode:
             if self._done:
                 break
         return tuple(executed), total
+
+    def _remember(self, executed: tuple[str, ...], problem: str | None) -> None:
+        """Keeps what the next message tells about this turn."""
+        self._turn += 1
+        if executed:
+            self._calls.appendleft(executed)
+        self._complaint = ""
+        if problem and self.config.tells_problems:
+            self._complaint = f"Problem with your last reply: {problem}. Executed: {', '.join(executed) or 'nothing'}."
+
+    def _moment(self) -> Moment:
+        config = self.config
+        by_turn = config.step_counter == "turns"
+        return Moment(
+            count=self._turn if by_turn else self.view.step_count,
+            limit=self._max_turns if by_turn else config.length,
+            calls=tuple(self._calls) if config.previous_calls else None,
+            transposed=config.transposed_map,
+        )
 
 
 class CrafterTask:
@@ -111,50 +143,7 @@ class CrafterTask:
 
     def info(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
         """What the task is, and for each of ``seeds`` what lies around the start."""
-        limit = CrafterConfig().max_actions_per_turn
-        return {
-            "task": {
-                "id": TASK_NAME,
-                "name": "Crafter",
-                "description": "Survive in a 2D world and unlock as many of 22 achievements as possible.",
-                "version": VERSION,
-            },
-            "environment": "crafter",
-            "action_space": {"type": "discrete", "size": len(ACTIONS), "actions": list(ACTIONS)},
-            "achievements": list(ACHIEVEMENTS),
-            "observation": {"type": "text", "renderers": list(RENDERERS)},
-            "tools": [tool_schema(limit)],
-            "limits": {"max_actions_per_turn": limit, "max_env_steps": CrafterConfig().length},
-            "seeds": [{"seed": seed, "traits": start_traits(seed)} for seed in seeds],
-        }
-
-
-def start_traits(seed: int) -> dict[str, int]:
-    """Trees, cows and hostile creatures within Manhattan distance 10 of the start."""
-    world = CrafterWorld(seed=seed)
-    world.reset()
-    view = world.view()
-    nearby = [kind for kind, pos in view.objects() if _distance(pos, view.position) <= _TRAIT_RADIUS]
-    return {
-        "trees": _count_near(view, MATERIALS[TREE]),
-        "cows": nearby.count("cow"),
-        "hostiles": sum(kind in _HOSTILES for kind in nearby),
-    }
-
-
-def _count_near(view: WorldView, material: str | None) -> int:
-    x, y = view.position
-    reach = range(-_TRAIT_RADIUS, _TRAIT_RADIUS + 1)
-    return sum(
-        view.material_at(x + dx, y + dy) == material
-        for dx in reach
-        for dy in reach
-        if abs(dx) + abs(dy) <= _TRAIT_RADIUS
-    )
-
-
-def _distance(one: tuple[int, int], other: tuple[int, int]) -> int:
-    return abs(one[0] - other[0]) + abs(one[1] - other[1])
+        return task_info(seeds)
 
 
 def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:

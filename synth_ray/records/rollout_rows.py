@@ -131,11 +131,12 @@ def _turn_from(row: Row) -> Turn:
 
 
 def _message_json(message: Message) -> dict[str, Any]:
-    return {"role": message.role, "content": message.content, "extra": dict(message.extra)}
+    images = {"images": list(message.images)} if message.images else {}
+    return {"role": message.role, "content": message.content, "extra": dict(message.extra), **images}
 
 
 def _message_from(value: Mapping[str, Any]) -> Message:
-    return Message(value["role"], value["content"], value["extra"])
+    return Message(value["role"], value["content"], value["extra"], tuple(value.get("images", ())))
 
 
 def _pack(code: str, values: Iterable[float]) -> bytes:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from synth_ray.core.errors import NotFoundError
+from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.types import Message
 
 
@@ -20,7 +20,12 @@ class Chat:
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The ids that ask the model for its next message."""
+        """The ids that ask the model for its next message. Raises ConfigError for messages with pictures."""
+        if any(message.images for message in messages):
+            raise ConfigError(
+                "a message carries a picture, but the engine's models read text only",
+                "leave use_vision and image_only_mode out of the env config, or use a remote model that sees",
+            )
         chat = [message.as_dict() for message in messages]
         ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
         return tuple(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from envs.crafter.config import CrafterConfig, checked
+from envs.crafter.info import difficulty
 from envs.crafter.rules import ACHIEVEMENTS, ACTIONS, ITEM_INITIAL
 from envs.crafter.task import CrafterEpisode, CrafterTask
+from envs.crafter.text import RENDERERS
 from envs.crafter.tools import format_reply, parse_actions
 from envs.registry import TASKS, get_task
 from synth_ray.core.errors import ConfigError, NotFoundError
@@ -64,9 +67,18 @@ def test_messages_are_the_observation_alone_or_after_a_system_message() -> None:
         assert needed in system.content
 
 
-def test_example_in_the_system_prompt_can_be_parsed() -> None:
-    system = CrafterTask().open(1, {"system_prompt": True}, 10).messages()[0].content
-    assert parse_actions(system, {}, 5).problem is None
+@pytest.mark.parametrize("config", [{}, {"renderer": "seed"}, {"use_vision": True}, {"image_only_mode": True}])
+def test_example_in_the_system_prompt_can_be_parsed(config: dict[str, Any]) -> None:
+    system = CrafterTask().open(1, {"system_prompt": True, **config}, 10).messages()[0].content
+    assert "Crafter" in system
+    assert parse_actions(system, {}, 5).actions == ("move_right", "do")
+    assert ("a picture" in system) == ("use_vision" in config or "image_only_mode" in config)
+    assert ("each line a row" in system) == ("renderer" in config)
+
+
+def test_system_prompt_says_how_the_map_lies() -> None:
+    config = {"system_prompt": True, "renderer": "seed", "transposed_map": True}
+    assert "each line a column" in CrafterTask().open(1, config, 10).messages()[0].content
 
 
 @pytest.mark.slow
@@ -116,6 +128,69 @@ def test_bad_reply_is_a_fact() -> None:
     assert fact.actions == ("noop",)
     assert fact.env_steps == 1
     assert fact.problem
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({}, False),
+        ({"system_prompt": True}, True),
+        ({"renderer": "seed"}, True),
+        ({"image_only_mode": True}, True),
+        ({"report_problems": True}, True),
+        ({"renderer": "seed", "report_problems": False}, False),
+    ],
+)
+def test_problem_is_told_in_the_next_message_only(config: dict[str, Any], told: bool) -> None:
+    episode = CrafterTask().open(3, config, 10)
+    assert "Problem" not in episode.messages()[-1].content
+    fact = episode.step("jump, do", {})
+    assert (fact.actions, fact.problem) == (("do",), 'unknown actions: "jump"')
+    complaint = 'Problem with your last reply: unknown actions: "jump". Executed: do.'
+    assert episode.messages()[-1].content.endswith(complaint) == told
+    assert ("Problem" in episode.messages()[-1].content) == told
+    episode.step(format_reply(["noop"]), {})
+    assert "Problem" not in episode.messages()[-1].content
+
+
+def test_tiny_model_reads_the_bare_observation_after_a_bad_reply() -> None:
+    """With the settings of the quickstart nothing but the compact text is ever shown."""
+    episode = CrafterTask().open(3, {"report_cut": False}, 10)
+    episode.step("{", {})
+    (message,) = episode.messages()
+    assert message.content == RENDERERS["compact"](episode.view)
+
+
+def test_bad_reply_can_be_skipped() -> None:
+    episode = CrafterTask().open(3, {"bad_reply": "skip", "renderer": "seed"}, 10)
+    before = episode._world._world.random.getstate()
+    fact = episode.step("I don't know", {})
+    assert (fact.actions, fact.env_steps, fact.env_reward, fact.done) == ((), 0, 0.0, False)
+    assert fact.problem
+    assert (episode.view.step_count, episode._world._world.random.getstate()) == (0, before)
+    text = episode.messages()[0].content
+    assert "Step: 1/10" in text
+    assert text.endswith("- none\n\nProblem with your last reply: " + fact.problem + ". Executed: nothing.")
+
+
+def test_last_calls_are_listed_newest_first() -> None:
+    episode = CrafterTask().open(3, {"renderer": "seed", "previous_calls": 2}, 10)
+    for actions in (["noop"], ["do"], ["move_left", "do"]):
+        episode.step(format_reply(actions), {})
+    assert episode.messages()[0].content.splitlines()[-3:] == [
+        "Previous tool calls (most recent first):",
+        '- interact_many: {"actions":["move_left","do"]}',
+        '- interact_many: {"actions":["do"]}',
+    ]
+    assert "Step: 3/10" in episode.messages()[0].content
+    silent = CrafterTask().open(3, {"renderer": "seed", "previous_calls": 0}, 10)
+    assert silent.messages()[0].content.endswith("Choose your next actions.")
+
+
+def test_original_step_counter_counts_env_steps() -> None:
+    episode = CrafterTask().open(3, {"renderer": "seed", "step_counter": "env_steps"}, 10)
+    episode.step(format_reply(["noop"] * 4), {})
+    assert "Step: 4/10000" in episode.messages()[0].content
 
 
 def test_long_replies() -> None:
@@ -175,6 +250,9 @@ def test_one_teacher_can_play_several_episodes() -> None:
         ({"renderer": "emoji"}, "unknown renderer 'emoji'", ""),
         ({"max_actions_per_turn": 0}, "max_actions_per_turn", ""),
         ({"system_prompt": "yes"}, "system_prompt", ""),
+        ({"bad_reply": "die"}, "bad_reply", ""),
+        ({"transposed_map": True}, "transposed_map: for renderer 'seed', not 'compact'", ""),
+        ({"previous_calls": 2}, "previous_calls: for renderer 'seed'", ""),
     ],
 )
 def test_wrong_config_is_a_config_error(config: dict[str, Any], message: str, hint: str) -> None:
@@ -218,6 +296,44 @@ def test_info_names_the_task_and_the_traits_of_seeds() -> None:
     assert info["tools"][0]["function"]["name"] == "interact_many"
     assert [entry["seed"] for entry in info["seeds"]] == [0, 1]
     assert CrafterTask().info()["seeds"] == []
+
+
+def test_info_tells_what_clients_ask_for() -> None:
+    info = CrafterTask().info([0, 7])
+    assert json.loads(json.dumps(info)) == info
+    assert info["action_space"] == {"type": "discrete", "size": 17, "actions": list(ACTIONS)}
+    assert info["observation"]["keys"] == ["text", "image"]
+    assert info["observation"]["image_shape"] == [252, 252, 3]
+    assert info["observation"]["renderers"] == list(RENDERERS)
+    assert [tool["function"]["name"] for tool in info["tools"]] == ["interact_many", "interact"]
+    assert info["limits"] == {"max_actions_per_turn": 5, "max_env_steps": 10000}
+    assert info["dataset"]["seed_range"] == [0, 2**31 - 1]
+    assert info["dataset"]["default_split"] in info["dataset"]["splits"]
+    for entry in info["seeds"]:
+        assert entry["player_position"] == [32, 32]
+        assert entry["inventory"] == ITEM_INITIAL
+        assert entry["difficulty"] == difficulty(entry["traits"]["trees"], entry["traits"]["hostiles"])
+
+
+@pytest.mark.parametrize(
+    ("trees", "hostiles", "tier"),
+    [
+        (4, 0, "easy"),
+        (3, 0, "medium"),
+        (9, 1, "medium"),
+        (2, 3, "hard"),
+        (0, 0, "hard"),
+        (9, 5, "hard"),
+        (9, 6, "custom"),
+    ],
+)
+def test_tiers_of_difficulty(trees: int, hostiles: int, tier: str) -> None:
+    assert difficulty(trees, hostiles) == tier
+
+
+def test_seeds_differ_in_difficulty() -> None:
+    entries = CrafterTask().info([0, 5, 111])["seeds"]
+    assert [entry["difficulty"] for entry in entries] == ["easy", "medium", "hard"]
 
 
 def test_traits_count_what_is_near_the_start() -> None:

@@ -67,7 +67,7 @@ json_values = st.recursive(
 extras = st.dictionaries(texts, json_values, max_size=2)
 counts = st.dictionaries(texts, st.integers(-9, 9), max_size=2)
 names = st.lists(texts, max_size=2).map(tuple)
-messages = st.builds(Message, texts, texts, extras)
+messages = st.builds(Message, texts, texts, extras, names)
 replies = st.builds(
     Reply,
     texts,
