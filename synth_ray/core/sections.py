@@ -92,6 +92,8 @@ class Eval(Section):
     env_config: Mapping[str, Any] = {}
     policy_config: Policy = Policy()
     rollout_timeout_s: float = Field(300, gt=0)
+    turn_timeout_s: float = Field(180, gt=0)
+    """Longest that one turn may take, with all attempts at a reply."""
 
 
 class EvalConfig(Section):
@@ -184,6 +186,8 @@ class RLRollout(Section):
     env_config: Mapping[str, Any] = {}
     policy_config: Policy = Policy()
     rollout_timeout_s: float = Field(300, gt=0)
+    turn_timeout_s: float = Field(180, gt=0)
+    """Longest that one turn may take, with all attempts at a reply."""
 
     @model_validator(mode="after")
     def _seeds(self) -> RLRollout:
