@@ -19,7 +19,7 @@ from synth_ray.core.types import EpisodeSpec, GenerateRequest, Message, Reply, R
 from synth_ray.rollout.policy import Policy
 from synth_ray.rollout.task import Episode
 
-SLOW_OPEN_S = 0.02
+SLOW_OPEN_S = 0.04
 Answers = Callable[[EpisodeSpec, int], Awaitable[str]]
 
 
@@ -158,24 +158,20 @@ def test_making_worlds_leaves_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> 
     async def test() -> None:
         host = Host(at_once)
         await host.play(spec("warm"))
-        ticks = 0
+        longest_s = 0.0
 
         async def tick() -> None:
-            nonlocal ticks
+            nonlocal longest_s
+            last = time.monotonic()
             while True:
                 await asyncio.sleep(0.001)
-                ticks += 1
+                longest_s, last = max(longest_s, time.monotonic() - last), time.monotonic()
 
         ticking = asyncio.ensure_future(tick())
-        started = time.monotonic()
-        infos, *_ = await asyncio.gather(
-            host.seed_infos(list(range(10))), *(host.play(spec(str(i))) for i in range(10))
-        )
-        took_s = time.monotonic() - started
+        infos, *_ = await asyncio.gather(host.seed_infos(list(range(8))), *(host.play(spec(str(i))) for i in range(8)))
         ticking.cancel()
-        assert len(infos) == 10
-        assert took_s >= 20 * SLOW_OPEN_S
-        assert ticks > 20 * 3, f"{ticks} ticks in {took_s:.2f} s: the loop was held up"
+        assert len(infos) == 8
+        assert longest_s < 4 * SLOW_OPEN_S, "the loop was held up"
 
     run(test)
 

@@ -141,6 +141,29 @@ def test_abandoned_work_is_cancelled_in_the_end_and_its_id_is_free() -> None:
     run(test)
 
 
+def test_nobody_joins_what_is_being_cancelled() -> None:
+    async def test() -> None:
+        once, tidied = OncePerId[str, Any](lambda request, result: True, Keeping(abandoned_s=0.0)), asyncio.Event()
+
+        async def slow_to_end() -> str:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await tidied.wait()
+            return "never"
+
+        caller = asyncio.ensure_future(once.run("a", "request", slow_to_end))
+        await settled()
+        caller.cancel()
+        await asyncio.sleep(0.01)
+        assert await once.run("a", "request", Work("new").open()) == "new"
+        tidied.set()
+        await settled()
+        assert await once.run("a", "request", Work("newer").open()) == "new"
+
+    run(test)
+
+
 def test_the_number_of_abandoned_executions_is_bounded() -> None:
     async def test() -> None:
         once, work = OncePerId[str, Any](lambda request, result: True, Keeping(abandoned=2, abandoned_s=60)), Work()
