@@ -70,7 +70,7 @@ class Guard:
     async def _work(self, scope: Any, receive: Any, send: Any) -> None:
         if self._working >= self._limits.at_a_time:
             retry = {"retry-after": str(self._limits.retry_after_s)}
-            raise Refused(429, "busy", f"{self._working} rollouts are being played; try again later", retry)
+            raise Refused(429, "rate_limited", f"{self._working} rollouts are being played; try again later", retry)
         self._working += 1
         try:
             body = await self._body(receive)

@@ -112,7 +112,7 @@ def test_at_most_so_many_rollouts_and_every_place_is_given_back() -> None:
         await asyncio.sleep(0.01)
         status, headers, body = await call(guard)
         assert (status, headers[b"retry-after"]) == (429, b"1")
-        assert json.loads(body)["detail"]["error"]["code"] == "busy"
+        assert json.loads(body)["detail"]["error"]["code"] == "rate_limited"
         running.pop().cancel()
         await asyncio.sleep(0.01)
         running.append(asyncio.ensure_future(call(guard)))
@@ -139,7 +139,7 @@ def depth(value: Any) -> int:
     return 0
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(JSON, st.booleans(), st.sampled_from([None, 1]))
 def test_depth_of_every_json_text(value: Any, ascii_only: bool, indent: int | None) -> None:
     assert json_depth(json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()) == depth(value)
@@ -155,4 +155,4 @@ def test_depth_takes_linear_time_on_hostile_text(pattern: bytes) -> None:
     text = pattern * ((1 << 20) // len(pattern))
     started = time.process_time()
     json_depth(text)
-    assert time.process_time() - started < 0.25
+    assert time.process_time() - started < 0.5
