@@ -1,6 +1,6 @@
 """How much faster CrafterWorld is than upstream's crafter.Env: ratios of CPU time, measured in turns in one process.
 
-    python benchmarks/bench_crafter.py --out benchmarks/crafter.json
+    python benchmarks/bench_crafter.py
 
 Each repeat measures upstream and ours next to each other, so that a busy machine slows both; the reported ratio is the
 median over repeats. Worlds are drawn from different seeds, so nothing comes out of the cache unless it says "cached".
@@ -107,7 +107,7 @@ def compare(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 def main() -> None:
     """Measures, prints a table, and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("crafter.json"), help="JSON to write")
     arguments = parser.parse_args()
     figures = measure()
     for name in ("step", "step_with_images", "reset", "reset_cached"):

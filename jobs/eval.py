@@ -94,6 +94,7 @@ def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
             rewards=rewards,
             max_turns=config.max_turns,
             deadline_s=config.rollout_timeout_s,
+            turn_timeout_s=config.turn_timeout_s,
             calls_together=config.calls_together,
             group=index,
         )

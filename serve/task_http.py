@@ -42,7 +42,7 @@ def create_app(host: TaskHost, keys: KeyRing) -> FastAPI:
     @app.get("/task_info")
     async def task_info(seed: Annotated[list[int] | None, Query(max_length=_SEED_LIMIT)] = None) -> Any:
         """The task, or one object per seed."""
-        infos = [host.info([one]) for one in seed or []]
+        infos = await host.seed_infos(seed or [])
         if not infos:
             return {"taskset": host.info([])}
         return infos[0] if len(infos) == 1 else infos

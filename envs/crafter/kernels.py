@@ -1,6 +1,7 @@
 """Upstream's world generator as compiled loops. Invariant: same noise, same comparisons, same order of draws.
 
-Uniform numbers are drawn beforehand; a kernel takes them in upstream's order and returns how many it used.
+Uniform numbers are drawn beforehand; a kernel takes them in upstream's order and returns how many it used. Kernels let
+other threads run, so that a server can make a world beside its event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ COW, ZOMBIE, SKELETON = 1, 2, 3
 Array = Any
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def start_noise(perm: Array, grad: Array, out: Array) -> None:
     """Fills ``out`` with the noise that shapes the meadow around the start."""
     width, height = out.shape
@@ -26,7 +27,7 @@ def start_noise(perm: Array, grad: Array, out: Array) -> None:
             out[x, y] = noise3(x / 3, y / 3, 8, perm, grad)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def fill_materials(perm: Array, grad: Array, start: Array, draws: Array, material: Array, tunnels: Array) -> int:
     """Writes a material into every cell, marks tunnels, and returns the number of draws used."""
     width, height = material.shape
@@ -83,7 +84,7 @@ def fill_materials(perm: Array, grad: Array, start: Array, draws: Array, materia
     return used
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def place_creatures(
     material: Array, tunnels: Array, distance: Array, walkable: Array, draws: Array, used: int, out: Array
 ) -> tuple[int, int]:

@@ -8,6 +8,8 @@ import click
 
 from synth_ray.cli import options
 from synth_ray.cli.output import data, data_json, say
+from synth_ray.cli.verbs import serve_locally
+from synth_ray.core.errors import ConfigError
 
 
 @click.command()
@@ -54,6 +56,13 @@ def down() -> None:
 
 @click.command()
 @click.argument("app_id", default="grpo-crafter")
+@click.option(
+    "--runtime",
+    type=click.Choice(["serve", "uvicorn"]),
+    default="serve",
+    show_default=True,
+    help="Ray Serve with an engine, or one uvicorn process in the foreground without Ray and engine.",
+)
 @click.option("--model", default=None, help="What the engine loads first; empty for no engine.")
 @options.set_option
 @options.config_option
@@ -62,6 +71,7 @@ def down() -> None:
 @options.json_option
 def deploy(
     app_id: str,
+    runtime: str,
     model: str | None,
     sets: tuple[str, ...],
     configs: tuple[Path, ...],
@@ -71,10 +81,17 @@ def deploy(
 ) -> None:
     """Deploy a task app and the policy on Ray Serve; starts a local cluster if none is running.
 
+    With --runtime uvicorn: the same task app for teachers and remote models, without Ray, until Ctrl-C.
+
     \b
     synth-ray deploy grpo-crafter
+    synth-ray deploy grpo-crafter --runtime uvicorn --port 8001
     synth-ray deploy grpo-crafter --model fft:crafter-tiny:job_0123456789abcdef
     """
+    if runtime == "uvicorn":
+        if model or configs or sets:
+            raise ConfigError("--runtime uvicorn has no engine: --model, -c and --set are for --runtime serve")
+        serve_locally(app_id, env_file, port, as_json)
     from synth_ray.cli.progress import Stages
     from synth_ray.cli.verbs import check_config, client, ensure_cluster, run
     from synth_ray.core.paths import find_home

@@ -19,7 +19,7 @@ env_file_option = click.option(
     "--env-file", type=click.Path(path_type=Path), default=Path(".env"), show_default=True, help="Keys (mode 0600)."
 )
 port_option = click.option(
-    "--port", type=click.IntRange(1, 65_535), default=8000, show_default=True, help="HTTP port of Ray Serve."
+    "--port", type=click.IntRange(1, 65_535), default=8000, show_default=True, help="HTTP port on 127.0.0.1."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Check and print the config; start nothing.")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from synth_ray.cli.output import data, say
 
@@ -29,6 +31,15 @@ def ensure_cluster(home: Home, env_file: Path, port: int) -> tuple[LocalCluster,
         if running:
             return running, False
         return cluster.start(home, ensure_env_file(env_file)[RAY_TOKEN], port), True
+
+
+def serve_locally(app_id: str, env_file: Path, port: int, as_json: bool) -> NoReturn:
+    """Becomes the task app without Ray: its output, its signals and its exit code are then this command's."""
+    from synth_ray.core.paths import app_root
+
+    command = [sys.executable, "-m", "serve.local", app_id, "--port", str(port), "--env-file", str(env_file)]
+    path = os.pathsep.join(filter(None, [str(app_root()), os.environ.get("PYTHONPATH", "")]))
+    os.execve(sys.executable, [*command, *(["--json"] if as_json else [])], {**os.environ, "PYTHONPATH": path})  # noqa: S606
 
 
 def client(home: Home, env_file: Path) -> JobClient:

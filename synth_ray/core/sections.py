@@ -116,6 +116,8 @@ class Eval(Section):
     env_config: Mapping[str, Any] = {}
     policy_config: EvalPolicy = EvalPolicy()
     rollout_timeout_s: float = Field(300, gt=0)
+    turn_timeout_s: float = Field(180, gt=0)
+    """Longest that one turn may take, with all attempts at a reply."""
 
     @model_validator(mode="after")
     def _one_url(self) -> Eval:
@@ -225,6 +227,8 @@ class RLRollout(Section):
     env_config: Mapping[str, Any] = {}
     policy_config: Policy = Policy()
     rollout_timeout_s: float = Field(300, gt=0)
+    turn_timeout_s: float = Field(180, gt=0)
+    """Longest that one turn may take, with all attempts at a reply."""
 
     @model_validator(mode="after")
     def _seeds(self) -> RLRollout:

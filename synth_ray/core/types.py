@@ -143,7 +143,8 @@ class EpisodeSpec:
 
     ``provider`` is "engine" (then ``weights`` and ``sampling`` say who answers), "remote" (then ``endpoint`` and
     ``sampling`` do) or the name of a teacher of the task (then ``teacher`` holds its settings). ``deadline_s`` bounds
-    the whole episode; ``calls_together`` is how many engine calls of concurrent episodes may share one remote call.
+    the whole episode, ``turn_timeout_s`` one turn with all of its attempts. ``calls_together`` is how many engine calls
+    of concurrent episodes may share one remote call.
     """
 
     rollout_id: str
@@ -160,6 +161,7 @@ class EpisodeSpec:
     rewards: RewardSpec = field(default_factory=RewardSpec)
     max_turns: int = 10
     deadline_s: float = 300.0
+    turn_timeout_s: float = 180.0
     calls_together: int = 1
     step: int = -1
     group: int = -1

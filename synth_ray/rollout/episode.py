@@ -1,7 +1,8 @@
 """The episode loop: observe, ask, parse, act, reward, record.
 
 Invariants: every turn in the result was really played; a failure of the policy ends the episode as data
-(``StopReason.ERROR``) and never loses the turns before it; nothing waits longer than the episode's deadline.
+(``StopReason.ERROR``) and never loses the turns before it; no turn waits longer than its own timeout, nor than the
+episode's deadline.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
     for index in range(spec.max_turns):
         left_s = spec.deadline_s - (time.monotonic() - start)
         try:
-            turn = await asyncio.wait_for(_turn(spec, episode, policy, index, tally, prices), timeout=max(left_s, 0.0))
+            async with asyncio.timeout(min(left_s, spec.turn_timeout_s)):
+                await asyncio.sleep(0)  # A policy that never waits must not keep other episodes from their turns.
+                turn = await _turn(spec, episode, policy, index, tally, prices)
         except TimeoutError:
-            stop, error = StopReason.DEADLINE, f"turn {index} did not end within the episode's {spec.deadline_s:.0f} s"
+            stop, error = StopReason.DEADLINE, _late(spec, index, left_s)
             break
         except PolicyError as failure:
             hint = f" ({failure.hint})" if failure.hint else ""
@@ -62,6 +65,12 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
         index=spec.index,
         error=error,
     )
+
+
+def _late(spec: EpisodeSpec, index: int, left_s: float) -> str:
+    if spec.turn_timeout_s < left_s:
+        return f"turn {index} did not end within {spec.turn_timeout_s:g} s"
+    return f"turn {index} did not end within the episode's {spec.deadline_s:g} s"
 
 
 async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int, tally: Tally, prices: Prices) -> Turn:

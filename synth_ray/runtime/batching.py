@@ -71,6 +71,7 @@ def group_specs(config: RLConfig, run: str, step: int, group: int, weights: Weig
             rewards=rewards,
             max_turns=rollout.max_turns,
             deadline_s=rollout.rollout_timeout_s,
+            turn_timeout_s=rollout.turn_timeout_s,
             calls_together=rollout.calls_together,
             step=step,
             group=group,
