@@ -9,7 +9,11 @@ from envs.crafter.task import TASK_NAME, CrafterTask
 from synth_ray.core.errors import NotFoundError
 from synth_ray.rollout.task import Task
 
-TASKS: dict[str, Callable[[], Task]] = {TASK_NAME: CrafterTask, "crafter": CrafterTask}
+TASKS: dict[str, Callable[[], Task]] = {
+    TASK_NAME: CrafterTask,
+    "crafter": CrafterTask,
+    "CrafterClassic": CrafterTask,  # as the routes /env/CrafterClassic/... spell it
+}
 
 
 def get_task(name: str) -> Task:

@@ -85,6 +85,7 @@ class CrafterTask:
     """Opens Crafter episodes and offers the scripted expert as their teacher."""
 
     name = TASK_NAME
+    teachers: tuple[str, ...] = ("expert",)
 
     def open(self, seed: int, config: Mapping[str, Any], max_turns: int) -> CrafterEpisode:
         """An episode in the world that ``crafter.Env(seed=seed).reset()`` generates."""

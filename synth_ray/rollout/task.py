@@ -39,9 +39,10 @@ class Teacher(Protocol):
 
 
 class Task(Protocol):
-    """A world: opens episodes and offers teachers."""
+    """A world: opens episodes and offers teachers, whose names are in ``teachers``."""
 
     name: str
+    teachers: tuple[str, ...]
 
     def open(self, seed: int, config: Mapping[str, Any], max_turns: int) -> Episode:
         """Starts an episode. Raises ConfigError for an unknown or wrong entry of ``config``."""
