@@ -6,13 +6,11 @@ import json
 import math
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse
 
 
-class AsciiJson(Response):
+class AsciiJson(JSONResponse):
     """A JSON answer. Lone surrogates are escaped; numbers that JSON does not have become null."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """The body's bytes."""
