@@ -26,12 +26,6 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class WorldConfig(_Body):
-    """Difficulty, as some clients spell it."""
-
-    difficulty: Name | None = None
-
-
 class CreateRequest(_Body):
     """A new environment; ``parent_env_id`` and ``rl_run_id`` are accepted and have no effect."""
 
@@ -43,10 +37,10 @@ class CreateRequest(_Body):
 
 
 class InitializeRequest(_Body):
-    """A new environment of the named kind; a difficulty in ``world_config`` joins ``config``."""
+    """A new environment of the named kind; ``world_config`` is accepted and has no effect, like a difficulty."""
 
     seed: Seed | None = None
-    world_config: Name | WorldConfig | None = None
+    world_config: Name | dict[str, Any] | None = None
     config: EnvConfig = EnvConfig()
 
 
@@ -152,7 +146,7 @@ def env_router(host: TaskHost, envs: LiveEnvs) -> APIRouter:
     async def initialize(env_name: _EnvName, body: InitializeRequest) -> AsciiJson:
         """A new environment of that name."""
         check_name(host, env_name)
-        return AsciiJson(_state(await envs.create(body.seed or 0, _world_config(body))))
+        return AsciiJson(_state(await envs.create(body.seed or 0, body.config.rest())))
 
     @router.post("/{env_name}/step", **steps)
     async def named_step(env_name: _EnvName, body: NamedStepRequest) -> AsciiJson:
@@ -192,9 +186,3 @@ def env_step(env: LiveEnv, calls: list[dict[str, Any]], text: str = "") -> dict[
 def _state(env: LiveEnv) -> dict[str, Any]:
     info = {"seed": env.seed}
     return {"env_id": env.env_id, "observation": env.observation(), "info": info, "step_idx": env.steps}
-
-
-def _world_config(body: InitializeRequest) -> dict[str, Any]:
-    world = body.world_config
-    difficulty = world.difficulty if isinstance(world, WorldConfig) else world
-    return {**({"difficulty": difficulty} if difficulty else {}), **body.config.rest()}

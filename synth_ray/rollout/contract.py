@@ -25,8 +25,6 @@ VENDOR_URLS = {
     "groq": "https://api.groq.com/openai/v1/chat/completions",
 }
 
-STRATEGY_NAMES = dict.fromkeys(("simple", "consistent_stepwise", "decision_consistent"), "consistent")
-
 _OPS = {
     **dict.fromkeys(("agent", "policy", "model"), "agent"),
     **dict.fromkeys(("env", "environment", "step"), "env"),
@@ -58,22 +56,17 @@ class EnvParams(_Known):
     max_steps_per_episode: Positive | None = Field(None, description="Turns (decisions), not primitive actions.")
 
 
-class StepRewards(_Known):
-    """Reward per decision; active if ``enabled`` and ``mode`` is "decision_stepwise"."""
-
-    enabled: bool = False
-    mode: Literal["off", "decision_stepwise"] = "off"
-    strategy: Name = "consistent"
-    indicator_lambda: float = Field(1.0, allow_inf_nan=False, description="Multiplies the reward; 0 counts as 1.")
-
-
 class EnvConfig(_KnownAndMore):
-    """Settings of the world. ``split`` and ``index`` are accepted and have no effect: the seed names the world."""
+    """Settings of the world.
+
+    ``split``, ``index`` and ``difficulty`` are accepted and have no effect: the seed alone makes the world.
+    """
 
     env_params: EnvParams | None = None
-    step_rewards: StepRewards | None = None
+    step_rewards: dict[str, Any] | None = None
     split: str | None = None
     index: int | None = None
+    difficulty: str | None = None
 
 
 class EnvRequest(_Known):
@@ -99,10 +92,10 @@ class PolicyConfig(_KnownAndMore):
     thinking_mode: Literal["think", "no_think"] | None = None
     thinking_budget: int | None = Field(None, ge=0)
     use_tools: bool | None = None
-    use_vision: bool | None = None
-    image_only_mode: bool | None = None
+    use_vision: bool | None = Field(None, description="Whether the messages carry a picture.")
+    image_only_mode: bool | None = Field(None, description="Whether the picture replaces the text.")
     max_llm_calls: int | None = Field(None, ge=1, le=MAX_TURNS)
-    step_rewards: StepRewards | None = None
+    step_rewards: dict[str, Any] | None = Field(None, description="Goes before that of env.config.")
     trace_correlation_id: Name | None = None
     trace: Name | None = None
 
@@ -189,11 +182,17 @@ def _common(request: RolloutRequest, task: str) -> dict[str, Any]:
         "run_id": request.run_id,
         "task": request.env.env_name or task,
         "seed": request.env.seed or 0,
-        "env_config": request.env.config.rest(),
+        "env_config": {**_vision(request.policy.config), **request.env.config.rest()},
         "rewards": _rewards(request),
         "max_turns": _max_turns(request),
         "deadline_s": min(request.safety.max_time_s, MAX_TIME_S),
     }
+
+
+def _vision(config: PolicyConfig) -> dict[str, bool]:
+    """The world's settings that clients write into the policy's."""
+    wanted = {"use_vision": config.use_vision, "image_only_mode": config.image_only_mode}
+    return {name: True for name, on in wanted.items() if on}
 
 
 def _max_turns(request: RolloutRequest) -> int:
@@ -220,10 +219,9 @@ def _agent_ops(ops: list[str | OpRequest]) -> int:
 
 
 def _rewards(request: RolloutRequest) -> RewardSpec:
-    block = request.policy.config.step_rewards or request.env.config.step_rewards
-    if block is None or not block.enabled or block.mode != "decision_stepwise":
-        return RewardSpec("outcome")
-    return RewardSpec(STRATEGY_NAMES.get(block.strategy, block.strategy), block.indicator_lambda or 1.0)
+    block = request.policy.config.step_rewards or request.env.config.step_rewards or {}
+    stepwise = block.get("enabled") is True and block.get("mode") == "decision_stepwise"
+    return RewardSpec("consistent" if stepwise else "outcome")
 
 
 def _correlation_id(request: RolloutRequest) -> str:

@@ -375,7 +375,7 @@ def test_lifecycle_routes(client: TestClient) -> None:
     assert post("/env/step", env_id=made["env_id"], tool_calls=[]).status_code == 404
     assert post("/env/create", env_name="chess").status_code == 404
 
-    named = post("/env/CrafterClassic/initialize", seed=3).json()
+    named = post("/env/CrafterClassic/initialize", seed=3, world_config={"difficulty": "easy"}).json()
     assert named["observation"] == made["observation"]
     action = {"actions": ["noop", "noop"]}
     assert post("/env/CrafterClassic/step", env_id=named["env_id"], action=action).json()["info"]["env_steps"] == 2
