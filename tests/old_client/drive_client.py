@@ -6,6 +6,7 @@ Arguments: URL of the task app, URL of the model. The key is in ENVIRONMENT_API_
 import asyncio
 import os
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ Check = Callable[[TaskAppClient], Awaitable[Any]]
 
 def request(mode: RolloutMode, config: dict[str, Any], trace_format: str = "structured") -> RolloutRequest:
     return RolloutRequest(
-        run_id=f"old-{mode.value}",
+        run_id=f"old-{uuid.uuid4()}",
         env=RolloutEnvSpec(env_name="crafter", seed=3),
         policy=RolloutPolicySpec(policy_name="crafter-react", config=config),
         ops=["agent", "env"] * 3,

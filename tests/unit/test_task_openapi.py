@@ -18,7 +18,9 @@ KEY = "the-key-of-this-app"
 AUTH = {"X-API-Key": KEY}
 # What a JSON schema can't say is a 422 for a request that fits the schema: ops in the wrong order, rl without an id.
 CONFIG = {
-    "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "404", "422", "429", "502", "504"]}},
+    "checks": {
+        "positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422", "429", "502", "503", "504"]}
+    },
     "generation": {"database": "none", "with-security-parameters": False},
 }
 LONG_CASES = 2000
