@@ -36,6 +36,8 @@ class EchoModel:
     async def reply(self, messages: Sequence[Message], turn: int, episode: Episode) -> Reply:
         if self.spec.model == "broken":
             raise PolicyError("the endpoint is broken")
+        if self.spec.model == "slow":
+            await asyncio.sleep(0.02)
         call = {"id": "call_1", "function": {"name": "interact_many", "arguments": '{"actions": ["move_right"]}'}}
         return Reply(
             text="I walk \ud83d.",
@@ -85,6 +87,7 @@ def rollout(client: TestClient, **changes: Any) -> Any:
 
 
 def remote(url: str = "http://m.test/v1/chat/completions?cid=trace_7", **more: Any) -> dict[str, Any]:
+    """A policy block."""
     return {"policy_name": "crafter-react", "config": {"inference_url": url, "model": "m", **more}}
 
 
@@ -240,7 +243,8 @@ def test_the_smallest_limit_counts(client: TestClient, changes: dict[str, Any], 
 
 
 def test_the_deadline_is_enforced(client: TestClient) -> None:
-    answer = rollout(client, ops=["agent", "env"] * 1000, safety={"max_time_s": 0.05}).json()
+    policy = remote(model="slow")
+    answer = rollout(client, ops=["agent", "env"] * 1000, policy=policy, safety={"max_time_s": 0.5}).json()
     assert answer["aborted"] is True
     assert answer["trajectories"][0]["stop_reason"] == "deadline"
     assert 0 < answer["metrics"]["num_steps"] < 1000
