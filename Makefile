@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 PINS := $(addprefix requirements/,install.sh torch-cpu.txt build.txt cpu.txt dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-long check bench wheel lock lock-gpu clean
+.PHONY: help install quickstart test test-long test-old-client check bench wheel lock lock-gpu clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## the CPU stack in .venv: 4 GB, about 3 minutes; nothing to do the second time
 
@@ -27,6 +27,9 @@ test: $(STAMP) ## the tests, but for the long ones; options in ARGS="-k wheel"
 
 test-long: $(STAMP) ## the long tests
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+test-old-client: $(STAMP) ## our task app against the old client, synth-ai 0.2.17, from the package index
+	@$(BIN)/python tests/old_client/run.py .venv-old-client
 
 check: $(STAMP) ## lint and types
 	@$(BIN)/ruff check .
@@ -46,5 +49,5 @@ lock-gpu: ## the lock of the CUDA stack alone
 	@$(PYTHON) requirements/lock.py gpu $(ARGS)
 
 clean: ## removes what make made: .venv, dist and caches; never runs, traces or models
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-old-client-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,11 @@ from envs.crafter.task import CrafterTask
 from synth_ray.core.errors import NotFoundError
 from synth_ray.rollout.task import Task
 
-TASKS: dict[str, Callable[[], Task]] = {TASK_NAME: CrafterTask, "crafter": CrafterTask}
+TASKS: dict[str, Callable[[], Task]] = {
+    TASK_NAME: CrafterTask,
+    "crafter": CrafterTask,
+    "CrafterClassic": CrafterTask,  # as the routes /env/CrafterClassic/... spell it
+}
 
 
 def get_task(name: str) -> Task:

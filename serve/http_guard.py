@@ -107,14 +107,15 @@ def _path(scope: Any) -> str:
 
 
 def given_keys(headers: Headers) -> list[str]:
-    """Every key that a request carries, in any of the three spellings."""
-    given = headers.getlist("x-api-key")
-    for joined in headers.getlist("x-api-keys"):
-        given.extend(joined.split(","))
+    """Every key that a request carries, in any of the three spellings; none if the two that hold one key differ."""
+    single = [key.strip() for key in headers.getlist("x-api-key")]
     for authorization in headers.getlist("authorization"):
         scheme, _, token = authorization.partition(" ")
-        given.append(token if scheme.lower() == "bearer" else authorization)
-    return [key.strip() for key in given if key.strip()]
+        single.append((token if scheme.lower() == "bearer" else authorization).strip())
+    listed = [key.strip() for joined in headers.getlist("x-api-keys") for key in joined.split(",")]
+    if len({key for key in single if key}) > 1:
+        return []
+    return [key for key in [*single, *listed] if key]
 
 
 async def _read_body(receive: Any, limit_bytes: int) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
+from serve.http_errors import ErrorBody, responses
+from serve.http_keys import keyed
 from synth_ray.core.errors import ConfigError, EndpointRefused, EndpointUnavailable, PolicyError, PrerequisiteError
 from synth_ray.core.hashing import canonical_json
 from synth_ray.core.origins import InferenceOrigins
@@ -17,6 +19,19 @@ from synth_ray.rollout.remote.request import first_tool, fitted
 ToolCall = Callable[[str], tuple[str, dict[str, Any]] | None]
 
 TIMEOUT_S = 600.0
+_DECLARED: dict[str, Any] = {
+    "responses": {
+        **responses(502, 503, body=True),
+        "4XX": {"model": ErrorBody, "description": "The vendor's refusal."},
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "description": "A chat completion in OpenAI's shape.",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+    },
+}
 _GPT5_MIN_TOKENS = 16_000
 
 
@@ -26,14 +41,14 @@ def proxy_router(client: ChatClient, origins: InferenceOrigins, tool_call: ToolC
     ``tool_call`` reads the action out of a reply in text (``Task.tool_call``). Whatever goes wrong is answered as
     ``{"detail": {"error": {"code", "message", "hint"}}}``, a vendor's refusal with its own status and body.
     """
-    router = APIRouter()
+    router = APIRouter(prefix="/proxy", dependencies=[Depends(keyed)])
 
-    @router.post("/proxy/v1/chat/completions")
+    @router.post("/v1/chat/completions", **_DECLARED)
     async def openai(request: Request) -> Response:
         """A chat completion by OpenAI."""
         return await _proxied(client, origins, tool_call, "openai", request)
 
-    @router.post("/proxy/groq/v1/chat/completions")
+    @router.post("/groq/v1/chat/completions", **_DECLARED)
     async def groq(request: Request) -> Response:
         """A chat completion by Groq."""
         return await _proxied(client, origins, tool_call, "groq", request)

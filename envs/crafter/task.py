@@ -119,6 +119,7 @@ class CrafterTask:
 
     name = TASK_NAME
     prices = PRICES
+    teachers: tuple[str, ...] = ("expert",)
 
     def open(self, seed: int, config: Mapping[str, Any], max_turns: int) -> CrafterEpisode:
         """An episode in the world that ``crafter.Env(seed=seed).reset()`` generates."""

@@ -234,7 +234,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One finished episode. ``outcome`` is the environment's outcome reward (Crafter: unique achievements)."""
+    """One finished episode. ``outcome`` is the environment's outcome reward (Crafter: unique achievements).
+
+    ``final_text`` is the observation after the last turn, which no policy saw.
+    """
 
     rollout_id: str
     run_id: str
@@ -252,6 +255,7 @@ class Rollout:
     group: int = -1
     index: int = 0
     error: str | None = None
+    final_text: str = ""
 
     @property
     def ok(self) -> bool:

@@ -64,6 +64,7 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
         group=spec.group,
         index=spec.index,
         error=error,
+        final_text=episode.messages()[-1].content,
     )
 
 

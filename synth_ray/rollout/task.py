@@ -40,9 +40,10 @@ class Teacher(Protocol):
 
 
 class Task(Protocol):
-    """A world: opens episodes, offers teachers, and says what its things are worth."""
+    """A world: opens episodes, offers teachers (``teachers`` are their names), and says what its things are worth."""
 
     name: str
+    teachers: tuple[str, ...]
 
     @property
     def prices(self) -> Mapping[str, Prices]:

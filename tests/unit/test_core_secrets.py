@@ -9,7 +9,7 @@ import pytest
 
 from serve.http_guard import Guard, HttpLimits
 from synth_ray.core.errors import PrerequisiteError
-from synth_ray.core.secrets import KeyRing, ensure_env_file, environment_keys, read_env_file
+from synth_ray.core.secrets import MAX_GIVEN_KEYS, KeyRing, ensure_env_file, environment_keys, read_env_file
 
 
 def test_env_file_is_private_and_keeps_what_is_there(tmp_path: Path) -> None:
@@ -32,14 +32,20 @@ def test_aliases_allow_rotation_and_no_key_is_refused(tmp_path: Path) -> None:
         environment_keys(None, {})
 
 
-def test_differing_keys_are_refused() -> None:
+def test_one_right_key_among_the_given_is_enough_but_not_among_dozens() -> None:
     ring = KeyRing(["right", "old"])
     assert ring.allows(["right"])
     assert ring.allows(["old", "old"])
+    assert ring.allows(["wrong", "right"])
     assert not ring.allows([])
     assert not ring.allows(["wrong"])
-    assert not ring.allows(["right", "wrong"])
-    assert not ring.allows(["right", "old"])
+    assert not ring.allows(["right", *(f"guess {n}" for n in range(MAX_GIVEN_KEYS))])
+
+
+def test_two_single_key_headers_that_differ_are_refused() -> None:
+    assert call("/info", {"x-api-key": "right", "authorization": "Bearer right", "x-api-keys": "next, right"})[0] == 200
+    assert call("/info", {"x-api-key": "right", "authorization": "Bearer old"})[0] == 401
+    assert call("/info", {"x-api-key": "right", "authorization": "Bearer old", "x-api-keys": "right"})[0] == 401
 
 
 @pytest.mark.parametrize("spelling", ["x-api-key", "x-api-keys", "authorization"])
