@@ -176,4 +176,4 @@ def task_instance(info: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _inference(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {"supports_proxy": False, **info.get("inference", {})}
+    return {"supports_proxy": True, **info.get("inference", {})}
