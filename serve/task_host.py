@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from envs.registry import get_task
+from envs.registry import get_task, names
 from serve.call_batcher import CallBatcher, SendMany
 from synth_ray.core.errors import ConfigError
 from synth_ray.core.hashing import derived_seed
@@ -20,13 +20,14 @@ class TaskHost:
 
     def __init__(self, app_id: str, generate: SendMany) -> None:
         self.task = get_task(app_id)
+        self._names = names(app_id) | {self.task.name}
         self._generate = generate
         self._batchers: dict[int, CallBatcher] = {}
 
     async def play(self, spec: EpisodeSpec) -> Rollout:
         """One episode. Raises ConfigError for a wrong spec; everything later is in the rollout."""
-        if get_task(spec.task).name != self.task.name:
-            raise ConfigError(f"this task app serves {self.task.name!r}, not {spec.task!r}")
+        if spec.task not in self._names:  # a name may come from a request, so it is never looked up or imported
+            raise ConfigError(f"this task app serves {min(self._names)!r}, not {spec.task!r}")
         episode = self.task.open(spec.seed, spec.env_config, spec.max_turns)
         return await play(spec, episode, self._policy(spec))
 

@@ -223,7 +223,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One finished episode. ``outcome`` is the environment's outcome reward (Crafter: unique achievements)."""
+    """One finished episode. ``outcome`` is the environment's outcome reward (Crafter: unique achievements).
+
+    ``seed``, ``env_config`` and the actions of its turns are all that a replay needs.
+    """
 
     rollout_id: str
     run_id: str
@@ -241,6 +244,7 @@ class Rollout:
     group: int = -1
     index: int = 0
     error: str | None = None
+    env_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

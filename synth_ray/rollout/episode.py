@@ -55,6 +55,7 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy) -> Rollout:
         group=spec.group,
         index=spec.index,
         error=error,
+        env_config=spec.env_config,
     )
 
 

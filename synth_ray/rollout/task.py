@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-from synth_ray.core.types import Message, StepFacts
+from synth_ray.core.types import Message, Rollout, StepFacts
 
 
 class Episode(Protocol):
@@ -53,4 +53,16 @@ class Task(Protocol):
 
     def info(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
         """What `GET /task_info` says of the task."""
+        ...
+
+
+@runtime_checkable
+class Replayable(Protocol):
+    """A task whose recorded rollouts can be played again and seen."""
+
+    def replay(self, rollout: Rollout, scale: int) -> Iterator[Any]:
+        """One frame (``envs.film.Frame``) per turn and per action, from nothing but seed, config and actions.
+
+        Raises CorruptError at the first turn that goes otherwise than recorded.
+        """
         ...
