@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -142,38 +145,42 @@ def _speech(pen: _Pen, turn: Turn, x: float, y: float) -> None:
 
 def _lines(text: str, scale: int, room: int) -> list[str]:
     """``text`` as at most ``room`` lines; three dots say that there was more."""
-    lines = _wrapped(text[:_MAX_CHARS], _PANEL - 18, scale)
+    lines = list(islice(_wrapped(text[:_MAX_CHARS], _PANEL - 18, scale), room + 1))
     return lines if len(lines) <= room else [*lines[: room - 1], f"{lines[room - 1][:-3]}..."]
 
 
-@functools.lru_cache(maxsize=8)
-def _wrapped(text: str, width: float, scale: int) -> list[str]:
+def _wrapped(text: str, width: float, scale: int) -> Iterator[str]:
     font, limit = _font(_FONT * scale), width * scale
-    return [line for paragraph in text.expandtabs(4).split("\n") for line in _wrap(paragraph, font, limit)]
+    for paragraph in text.expandtabs(4).split("\n"):
+        yield from _wrap(paragraph, font, limit)
 
 
-def _wrap(paragraph: str, font: Any, limit: float) -> list[str]:
+def _wrap(paragraph: str, font: Any, limit: float) -> Iterator[str]:
     """Lines no wider than ``limit``, broken at spaces, within a word only if it is wider than a line."""
-    lines, line = [], ""
+    line = ""
     for word in paragraph.split(" "):
         candidate = f"{line} {word}" if line else word
-        while font.getlength(candidate) > limit:
-            if line:
-                lines.append(line)
-                candidate, line = word, ""
-                continue
-            fits = next(n for n in range(len(candidate) - 1, 0, -1) if n == 1 or font.getlength(candidate[:n]) <= limit)
-            lines.append(candidate[:fits])
+        if line and font.getlength(candidate) > limit:
+            yield line
+            candidate = word
+        while (fits := _fitting_chars(candidate, font, limit)) < len(candidate):
+            yield candidate[:fits]
             candidate = candidate[fits:]
         line = candidate
-    return [*lines, line]
+    yield line
+
+
+def _fitting_chars(text: str, font: Any, limit: float) -> int:
+    """How many characters of ``text`` are no wider than ``limit``; one at least."""
+    if font.getlength(text) <= limit:
+        return len(text)
+    return max(1, bisect_right(range(1, len(text)), limit, key=lambda count: font.getlength(text[:count])))
 
 
 def _fitting(pen: _Pen, text: str, width: float) -> str:
-    if pen.width(text) <= width:
-        return text
-    short = next((n for n in range(len(text), 0, -1) if pen.width(text[:n] + "...") <= width), 0)
-    return text[:short] + "..."
+    font, limit = _font(_FONT * pen.scale), width * pen.scale
+    fits = _fitting_chars(text[:_MAX_CHARS], font, limit)
+    return text if fits == len(text) else f"{text[: max(0, fits - 3)]}..."
 
 
 @functools.cache

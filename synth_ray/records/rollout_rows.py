@@ -20,8 +20,8 @@ from synth_ray.core.types import Message, Provenance, Reply, RewardParts, Rollou
 _SURROGATE = re.compile("[\ud800-\udfff]")
 SESSION_COLUMNS = (
     "rollout_id", "run_id", "task", "seed", "model", "provenance", "outcome", "achievements", "stop_reason",
-    "started_at", "duration_ms", "n_turns", "invalid_turns", "step", "group_id", "index_in_group", "error", "env_config",
-    "metadata",
+    "started_at", "duration_ms", "n_turns", "invalid_turns", "step", "group_id", "index_in_group", "error",
+    "env_config", "metadata",
 )  # fmt: skip
 TURN_COLUMNS = (
     "rollout_id", "turn", "messages", "reply_text", "reply_extra", "facts", "reward", "prompt_ids", "token_ids",

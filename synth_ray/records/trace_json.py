@@ -19,7 +19,6 @@ from typing import Any
 from synth_ray import __version__
 from synth_ray.core.hashing import sha256_text
 from synth_ray.core.types import Provenance, Rollout, Turn
-from synth_ray.records.rollout_rows import storable, to_json
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 
@@ -35,7 +34,7 @@ _TOOL = "act"
 
 def json_line(rollout: Rollout) -> str:
     """Everything that is known of the rollout as one JSON object; times as ISO 8601 in UTC."""
-    return to_json(rollout_json(rollout))
+    return _ascii(rollout_json(rollout))
 
 
 def rollout_json(rollout: Rollout) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def otlp_line(rollout: Rollout, content: bool = False) -> str:
     scope = {"name": "synth_ray", "version": __version__}
     spans = {"scope": scope, "spans": _spans(rollout, content), "schemaUrl": SCHEMA_URL}
     request = {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [spans]}]}
-    return storable(json.dumps(request, separators=(",", ":"), ensure_ascii=False))
+    return _ascii(request)
 
 
 def _spans(rollout: Rollout, content: bool) -> list[dict[str, Any]]:
@@ -192,6 +191,11 @@ def _value(value: Any) -> dict[str, Any]:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return {"arrayValue": {"values": [_value(one) for one in value]}}
     return {"stringValue": value}
+
+
+def _ascii(value: Any) -> str:
+    """Canonical JSON in ASCII: some readers take U+2028 or U+0085 for the end of a line, and terminals obey C1."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _json(value: Any) -> str:
