@@ -26,9 +26,10 @@ _FIRST_CALL_TIMEOUT_S = app.ENGINE_TIMEOUT_S
 def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
     """Starts what is missing and waits until it answers."""
     config = job.config
-    app_id = get_task(config.app_id).name
+    get_task(config.app_id)
     app.start_serve(job.http_port, job.home.serve_lock)
-    wanted = [app.task(app_id, job.env_file)]
+    wanted = [app.task(config.app_id, job.env_file, job.home.project)]
+    app.replace_task(wanted[0])
     if config.model:
         preflight(config)
         weights = resolve(config.model, job.home, job.registry).weights
@@ -40,7 +41,7 @@ def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
     if config.model:
         _first_call(weights)
-    return {"url": f"http://127.0.0.1:{app.http_port()}/{app_id}", "apps": [one.name for one in wanted]}
+    return {"url": f"http://127.0.0.1:{app.http_port()}{wanted[0].route}", "apps": [one.name for one in wanted]}
 
 
 def _first_call(weights: Weights) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import ray
 
+from envs.crafter.info import TASK_NAME
 from envs.crafter.score import crafter_score
-from envs.registry import get_task
+from envs.registry import get_task, names
 from jobs.models import resolve
 from jobs.playing import play_all
 from jobs.runner import Job, run_job
@@ -37,9 +38,9 @@ _WRITE_EVERY = 64
 def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     """Plays the seeds and returns the summary."""
     config = job.config.eval
-    app_id = get_task(config.app_id).name
+    get_task(config.app_id)
     app.start_serve(job.http_port, job.home.serve_lock)
-    wanted = [app.task(app_id, job.env_file)]
+    wanted = [app.task(config.app_id, job.env_file, job.home.project)]
     weights = None
     if config.provider == "engine":
         preflight(job.config)
@@ -50,7 +51,7 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     app.ensure(wanted, job.home.serve_lock)
     for one in wanted:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
-    rollouts = _play(job, app.handle(app_id), weights)
+    rollouts = _play(job, app.handle(wanted[0].name), weights)
     failed = [rollout for rollout in rollouts if not rollout.ok]
     if len(failed) == len(rollouts):
         raise JobFailed(f"all {len(rollouts)} rollouts failed; the first: {failed[0].error}")
@@ -154,12 +155,19 @@ def _result(job: Job[EvalConfig], rollouts: list[Rollout]) -> Mapping[str, Any]:
         "n": scores.n,
         "errors": len(failures),
         "first_error": failures[0] if failures else None,
-        "crafter_score": crafter_score([set(rollout.achievements) for rollout in ok]),
         "invalid_turn_rate": scores.invalid_turn_rate,
         "mean_actions": scores.mean_actions,
         "achievement_rates": dict(scores.achievement_rates),
         "trace_db": str(trace_db(job)),
+        **_score(job.config.eval.app_id, ok),
     }
+
+
+def _score(app_id: str, rollouts: list[Rollout]) -> dict[str, float]:
+    """The Crafter score, for Crafter."""
+    if TASK_NAME not in names(app_id):
+        return {}
+    return {"crafter_score": crafter_score([set(rollout.achievements) for rollout in rollouts])}
 
 
 if __name__ == "__main__":

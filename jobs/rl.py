@@ -45,6 +45,7 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     # Wrong reward settings end here, before anything is started.
     price_list(reward_spec(config), get_task(config.rollout.env_name).prices)
     preflight(config)
+    get_task(config.rollout.env_name)
     app.start_serve(job.http_port, job.home.serve_lock)
     start = resolve(config.model.start, job.home, job.registry)
     if start.adapter:
@@ -86,7 +87,7 @@ def _attempt(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Map
 
 def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping[str, Any]:
     config = job.config
-    wanted = [app.task(get_task(config.rollout.env_name).name, job.env_file), app.engine(spec)]
+    wanted = [app.task(config.rollout.env_name, job.env_file, job.home.project), app.engine(spec)]
     app.ensure(wanted, job.home.serve_lock)
     app.wait_ready(wanted[0], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
     coordinator = _coordinator(job, run, start.weights, app.handle(wanted[0].name))

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from synth_ray.core.config import Resolved, Section, load_config
 from synth_ray.core.errors import ConfigError, PrerequisiteError, SynthRayError
-from synth_ray.core.paths import Home, find_home
+from synth_ray.core.paths import Home, find_home, import_also_from
 from synth_ray.core.waiting import wait_for
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Registry, new_job_id
@@ -65,6 +65,7 @@ def run_job(kind: str, model: type[C], work: Callable[[Job[C]], Mapping[str, Any
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _handle_signals()
     home = find_home(arguments.project)
+    import_also_from(home.project)
     job_id = arguments.job_id or new_job_id()
     files = JobFiles(home.jobs / job_id)
     try:

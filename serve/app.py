@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 
+from envs.registry import app_name, source_digest
 from serve import policy, task_app
 from synth_ray.core.errors import ConflictError, DeadlineError, PrerequisiteError
 from synth_ray.core.locks import one_at_a_time
@@ -35,6 +36,8 @@ class Wanted:
     route: str | None
     application: Any
     timeout_s: float
+    source: str = ""
+    """SHA-256 of the file that the application's task is in, if it is the user's own."""
 
 
 def start_serve(port: int, lock_file: Path) -> None:
@@ -43,10 +46,11 @@ def start_serve(port: int, lock_file: Path) -> None:
         ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
 
 
-def task(app_id: str, env_file: str) -> Wanted:
-    """The task app ``app_id``, served under its own name; Serve must have been started."""
+def task(app_id: str, env_file: str, project: Path) -> Wanted:
+    """The task app of a task that this process has loaded, under its own name; Serve must have been started."""
     own_origin = f"http://127.0.0.1:{http_port()}"
-    return Wanted(app_id, f"/{app_id}", task_app.build(app_id, env_file, own_origin), TASK_TIMEOUT_S)
+    name, application = app_name(app_id), task_app.build(app_id, env_file, own_origin, str(project))
+    return Wanted(name, f"/{name}", application, TASK_TIMEOUT_S, source_digest(app_id))
 
 
 def engine(spec: EngineSpec) -> Wanted:
@@ -76,6 +80,17 @@ def check_engine(spec: EngineSpec) -> None:
             "the running engine has other [vllm] settings than this config",
             "give both the same [vllm] section, or restart it with: synth-ray deploy -c FILE",
         )
+
+
+def replace_task(wanted: Wanted) -> None:
+    """Removes a running task app of another version of its file, so that ``ensure`` starts one of this."""
+    if wanted.source and wanted.name in ray_serve.status().applications:
+        try:
+            running = handle(wanted.name).ready.remote().result(timeout_s=_SPEC_TIMEOUT_S)
+        except (TimeoutError, ray.exceptions.RayError, ray_serve.exceptions.RayServeException):
+            running = {}
+        if running.get("source", "") != wanted.source:
+            ray_serve.delete(wanted.name)
 
 
 def replace_engine(spec: EngineSpec) -> None:
@@ -114,10 +129,16 @@ def wait_ready(wanted: Wanted, report: Report | None = None) -> dict[str, Any]:
             lambda waited_s: report(f"replica of {wanted.name}", waited_s) if report else None,
         )
         response = handle(wanted.name).ready.remote()
-        return _answer(wanted.name, response, deadline, report)
+        answer = _answer(wanted.name, response, deadline, report)
     except PrerequisiteError:
         ray_serve.delete(wanted.name, _blocking=False)
         raise
+    if answer.get("source", "") != wanted.source:
+        raise ConflictError(
+            f"the running task app {wanted.name} was started from another version of its file",
+            "restart it: synth-ray deploy APP",
+        )
+    return answer
 
 
 def _running(name: str) -> bool | None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from envs.registry import get_task
 from serve.http_errors import responses
 from serve.http_json import AsciiJson
 from serve.http_keys import keyed
@@ -166,7 +165,7 @@ def env_router(host: TaskHost, envs: LiveEnvs) -> APIRouter:
 
 def check_name(host: TaskHost, env_name: str) -> None:
     """NotFoundError unless this app serves the environment of that name."""
-    if get_task(env_name).name != host.task.name:
+    if not host.serves(env_name):
         raise NotFoundError(f"this task app serves {host.task.name!r}, not {env_name!r}")
 
 

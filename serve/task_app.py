@@ -8,11 +8,13 @@ from typing import Any
 
 from ray import serve as ray_serve
 
+from envs.registry import source_digest
 from serve import policy
 from serve.call_batcher import Answer
 from serve.task_host import TaskHost
 from serve.task_http import create_app
 from synth_ray.core.origins import read_origins
+from synth_ray.core.paths import import_also_from
 from synth_ray.core.secrets import KeyRing, environment_keys
 from synth_ray.core.types import EpisodeSpec, GenerateRequest, Rollout
 from synth_ray.runtime.remote import answered
@@ -23,10 +25,12 @@ MAX_ONGOING = 1024
 class TaskAppReplica:
     """One process that plays many episodes at a time; stepping a world is short, waiting for replies is async."""
 
-    def __init__(self, app_id: str, env_file: str, own_origin: str) -> None:
+    def __init__(self, app_id: str, env_file: str, own_origin: str, project: str) -> None:
+        import_also_from(Path(project))
         path = Path(env_file) if env_file else None
         self._keys = KeyRing(environment_keys(path))
         self._host = TaskHost(app_id, self._generate, read_origins(path, own_origin))
+        self._source = source_digest(app_id)
         self._handle: Any = None
 
     async def play(self, spec: EpisodeSpec) -> Rollout:
@@ -35,7 +39,7 @@ class TaskAppReplica:
 
     async def ready(self) -> dict[str, Any]:
         """Answers once the replica can play."""
-        return {"task": self._host.task.name}
+        return {"task": self._host.task.name, "source": self._source}
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The HTTP side (Ray Serve calls this)."""
@@ -48,8 +52,11 @@ class TaskAppReplica:
         return answers
 
 
-def build(app_id: str, env_file: str, own_origin: str) -> Any:
-    """The Serve application of a task app, served at ``own_origin``; keys are read from ``env_file``, over there."""
+def build(app_id: str, env_file: str, own_origin: str, project: str) -> Any:
+    """The Serve application of a task app, served at ``own_origin``.
+
+    ``env_file`` is where its keys are read and ``project`` where a task of the user's own is, on its own machine.
+    """
     deployment = ray_serve.deployment(
         ray_serve.ingress()(TaskAppReplica),
         name="TaskApp",
@@ -57,4 +64,4 @@ def build(app_id: str, env_file: str, own_origin: str) -> Any:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=5,
     )
-    return deployment.bind(app_id, env_file, own_origin)
+    return deployment.bind(app_id, env_file, own_origin, project)

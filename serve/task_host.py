@@ -10,10 +10,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from envs.registry import get_task
+from envs.registry import get_task, names
 from serve.call_batcher import CallBatcher, SendMany
 from serve.once import OncePerId
-from synth_ray.core.errors import ConfigError, DeadlineError, PrerequisiteError
+from synth_ray.core.errors import ConfigError, DeadlineError, NotFoundError, PrerequisiteError
 from synth_ray.core.hashing import derived_seed
 from synth_ray.core.origins import InferenceOrigins
 from synth_ray.core.types import EpisodeSpec, Rollout, Weights
@@ -42,6 +42,7 @@ class TaskHost:
         chat: ChatClient | None = None,
     ) -> None:
         self.task = get_task(app_id)
+        self._names = names(app_id) | {self.task.name}
         self.origins, self.chat = origins or InferenceOrigins(), chat or ChatClient()
         self._generate = generate
         self._batchers: dict[int, CallBatcher] = {}
@@ -52,11 +53,12 @@ class TaskHost:
     async def play(self, spec: EpisodeSpec) -> Rollout:
         """One episode, once per rollout id.
 
-        Raises ConfigError for a wrong spec and ConflictError for an id that stands for another one; everything later is
-        in the rollout. A rollout whose callers are all gone ends a while later (``serve.once``).
+        Raises NotFoundError for another task's name, ConfigError for a wrong spec, and ConflictError for an id that
+        stands for another one; everything later is in the rollout. A rollout whose callers are all gone ends a while
+        later (``serve.once``).
         """
-        if get_task(spec.task).name != self.task.name:
-            raise ConfigError(f"this task app serves {self.task.name!r}, not {spec.task!r}")
+        if not self.serves(spec.task):
+            raise NotFoundError(f"this task app serves {min(self._names)!r}, not {spec.task!r}")
         LIMITS.check(spec)
         prices = price_list(spec.rewards, self.task.prices)
         return await self._rollouts.run(spec.rollout_id, spec, lambda: self._play(spec, prices))
@@ -68,6 +70,10 @@ class TaskHost:
         except TimeoutError:
             raise DeadlineError(f"the world of seed {spec.seed} was not made within {spec.deadline_s:g} s") from None
         return await play(spec, episode, self._policy(spec), prices)
+
+    def serves(self, name: str) -> bool:
+        """Whether ``name`` is one of the task's; it may come from a request, so it is never looked up or imported."""
+        return name in self._names
 
     def info(self, seeds: list[int]) -> dict[str, Any]:
         """What the task says of itself; makes a world for every seed, so call it with seeds in a thread only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from envs.crafter.config import CrafterConfig, ExpertConfig, checked, did_you_mean
@@ -16,9 +16,10 @@ from envs.crafter.teacher import ExpertTeacher
 from envs.crafter.text import RENDERERS, Moment
 from envs.crafter.tools import FALLBACK, TOOL_NAME, parse_actions, tool_schema
 from envs.crafter.view import WorldView
-from envs.crafter.world import CrafterWorld
+from envs.crafter.world import CrafterWorld, Image
+from envs.film import Frame
 from synth_ray.core.errors import ConfigError
-from synth_ray.core.types import Message, StepFacts
+from synth_ray.core.types import Message, Rollout, StepFacts
 
 
 class CrafterEpisode:
@@ -83,6 +84,10 @@ class CrafterEpisode:
             problem=parsed.problem,
         )
 
+    def render(self, size: tuple[int, int]) -> Image:
+        """The world as a picture of ``size`` (width, height) pixels; looking changes nothing."""
+        return self._world.render(size)
+
     def _execute(self, actions: Sequence[str]) -> tuple[tuple[str, ...], float]:
         executed: list[str] = []
         total = 0.0
@@ -141,6 +146,12 @@ class CrafterTask:
         if parsed.problem is not None and parsed.actions == FALLBACK:
             return None
         return TOOL_NAME, {"actions": list(parsed.actions)}
+
+    def replay(self, rollout: Rollout, scale: int) -> Iterator[Frame]:
+        """The frames of a recorded rollout. Raises CorruptError at the first turn that goes otherwise."""
+        from envs.crafter.film import frames  # Pillow's font and upstream's textures, which playing doesn't need
+
+        return frames(rollout, scale)
 
     def info(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
         """What the task is, and for each of ``seeds`` what lies around the start."""

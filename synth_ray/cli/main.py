@@ -9,7 +9,7 @@ from types import FrameType
 import click
 
 from synth_ray import __version__
-from synth_ray.cli import cluster_verbs, job_verbs, quickstart_verb, status_verbs
+from synth_ray.cli import cluster_verbs, job_verbs, quickstart_verb, replay_verb, status_verbs, trace_verbs
 from synth_ray.cli.output import report_error, say
 from synth_ray.core.errors import SynthRayError
 
@@ -38,6 +38,8 @@ for command in (
     job_verbs.train,
     job_verbs.logs,
     status_verbs.status,
+    trace_verbs.traces,
+    replay_verb.replay,
 ):
     cli.add_command(command)
 

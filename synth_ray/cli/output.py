@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from synth_ray.core.errors import SynthRayError
+from synth_ray.core.text import clean
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+__all__ = ["clean", "data", "data_json", "report_error", "say", "scores_table", "table"]
 
 
 def say(text: str) -> None:
@@ -28,11 +28,6 @@ def data(text: str) -> None:
 def data_json(schema: str, value: Any) -> None:
     """The JSON form of a verb's answer."""
     data(json.dumps({"schema": f"synth-ray/{schema}/1", "data": value}))
-
-
-def clean(text: str) -> str:
-    """``text`` without control characters, line breaks and tabs excepted."""
-    return _CONTROL.sub("", text)
 
 
 def report_error(error: SynthRayError, as_json: bool) -> None:
@@ -61,15 +56,15 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence
 
 def scores_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Models side by side: unique achievements +- standard error, episodes, Crafter score."""
-    rows = [
-        (
-            result["model"],
-            f"{result['mean']:.3f} +- {result['se']:.3f}",
-            result["n"],
-            f"{result['crafter_score']:.2f} %",
-            f"{100 * result['invalid_turn_rate']:.1f} %",
-        )
-        for result in results
-    ]
-    headers = ("model", "unique achievements", "episodes", "Crafter score", "unusable replies")
+    columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "model": lambda result: result["model"],
+        "unique achievements": lambda result: f"{result['mean']:.3f} +- {result['se']:.3f}",
+        "episodes": lambda result: result["n"],
+        "Crafter score": lambda result: f"{result['crafter_score']:.2f} %",
+        "unusable replies": lambda result: f"{100 * result['invalid_turn_rate']:.1f} %",
+    }
+    if not all("crafter_score" in result for result in results):  # another world
+        del columns["Crafter score"]
+    headers = tuple(columns)
+    rows = [tuple(cell(result) for cell in columns.values()) for result in results]
     return table(headers, rows, right=headers[1:])

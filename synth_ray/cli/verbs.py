@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,3 +85,26 @@ def run_filter(home: Home, configs: Sequence[Path], sets: Sequence[str] = ()) ->
     from synth_ray.records.filter_run import run_filter as filter_traces
 
     return dict(filter_traces(configs, sets, home.project))
+
+
+def run_script(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The result of ``python -m jobs.NAME``, a script that needs no cluster; raises the script's own error.
+
+    The script's last line on stdout is {"ok", "result" or "error", "exit_code"}; its stderr is ours.
+    """
+    from synth_ray.core.errors import JobFailed
+    from synth_ray.core.paths import app_root, find_home
+    from synth_ray.runtime.job_client import rebuild
+
+    path = os.pathsep.join(filter(None, [str(app_root()), os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, "-m", f"jobs.{name}", "--project", str(find_home().project), *arguments]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise JobFailed(f"jobs.{name} ended with code {done.returncode} and said nothing") from None
+    if answer["ok"]:
+        return dict(answer["result"])
+    raise rebuild(answer["error"], int(answer["exit_code"]))

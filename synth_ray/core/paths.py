@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,12 @@ def safe_name(name: str) -> str:
             "use 1 to 64 characters: lower-case letters, digits, '.', '_' and '-', starting with a letter or digit",
         )
     return name
+
+
+def import_also_from(folder: Path) -> None:
+    """Lets this process import modules of the user's own from ``folder``; what is installed goes first."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def private_dir(path: Path) -> Path:

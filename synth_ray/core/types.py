@@ -237,6 +237,7 @@ class Rollout:
     """One finished episode. ``outcome`` is the environment's outcome reward (Crafter: unique achievements).
 
     ``final_text`` is the observation after the last turn, which no policy saw.
+    ``seed``, ``env_config`` and the actions of its turns are all that a replay needs.
     """
 
     rollout_id: str
@@ -256,6 +257,7 @@ class Rollout:
     index: int = 0
     error: str | None = None
     final_text: str = ""
+    env_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

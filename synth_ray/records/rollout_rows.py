@@ -20,7 +20,8 @@ from synth_ray.core.types import Message, Provenance, Reply, RewardParts, Rollou
 _SURROGATE = re.compile("[\ud800-\udfff]")
 SESSION_COLUMNS = (
     "rollout_id", "run_id", "task", "seed", "model", "provenance", "outcome", "achievements", "stop_reason",
-    "started_at", "duration_ms", "n_turns", "invalid_turns", "step", "group_id", "index_in_group", "error", "metadata",
+    "started_at", "duration_ms", "n_turns", "invalid_turns", "step", "group_id", "index_in_group", "error",
+    "env_config", "metadata",
 )  # fmt: skip
 TURN_COLUMNS = (
     "rollout_id", "turn", "messages", "reply_text", "reply_extra", "facts", "reward", "prompt_ids", "token_ids",
@@ -34,7 +35,8 @@ def session_values(rollout: Rollout, metadata: Mapping[str, Any]) -> tuple[Any, 
         rollout.rollout_id, rollout.run_id, rollout.task, rollout.seed, rollout.model, rollout.provenance.value,
         finite(rollout.outcome), to_json(rollout.achievements), rollout.stop_reason.value,
         rollout.started_at, finite(rollout.duration_ms), len(rollout.turns), rollout.invalid_turns, rollout.step,
-        rollout.group, rollout.index, None if rollout.error is None else storable(rollout.error), to_json(metadata),
+        rollout.group, rollout.index, None if rollout.error is None else storable(rollout.error),
+        to_json(rollout.env_config), to_json(metadata),
     )  # fmt: skip
 
 
@@ -69,6 +71,7 @@ def rollout_from(session: Row, turns: Iterable[Row]) -> Rollout:
         group=session["group_id"],
         index=session["index_in_group"],
         error=session["error"],
+        env_config=json.loads(session["env_config"]),
     )
 
 
@@ -84,6 +87,11 @@ def facts_json(facts: StepFacts) -> dict[str, Any]:
         "done": facts.done,
         "problem": facts.problem,
     }
+
+
+def facts_from(value: Mapping[str, Any]) -> StepFacts:
+    """The facts that ``facts_json`` made ``value`` of. Raises KeyError or TypeError for anything else."""
+    return StepFacts(**{**value, "actions": tuple(value["actions"]), "unlocked": tuple(value["unlocked"])})
 
 
 def to_json(value: Any) -> str:
@@ -123,7 +131,7 @@ def _turn_from(row: Row) -> Turn:
         index=row["turn"],
         messages=tuple(_message_from(message) for message in json.loads(row["messages"])),
         reply=reply,
-        facts=StepFacts(**{**facts, "actions": tuple(facts["actions"]), "unlocked": tuple(facts["unlocked"])}),
+        facts=facts_from(facts),
         reward=RewardParts(json.loads(row["reward"])),
         sample_ms=row["sample_ms"],
         env_ms=row["env_ms"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from synth_ray.core.types import Rollout, StopReason, Turn
-from synth_ray.records.rollout_rows import finite, storable, to_json
+from synth_ray.core.types import Message, Provenance, Reply, RewardParts, Rollout, StopReason, Turn
+from synth_ray.records.rollout_rows import facts_from, facts_json, finite, storable, to_json
 
 SCHEMA_VERSION = 1
 
@@ -27,6 +28,7 @@ ROLLOUTS = pa.schema(
     [
         pa.field("trajectory_id", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
         pa.field("step", pa.int32(), nullable=False),
         pa.field("group_id", pa.string(), nullable=False),
         pa.field("index_in_group", pa.int16(), nullable=False),
@@ -47,6 +49,7 @@ ROLLOUTS = pa.schema(
         pa.field("error", pa.string()),
         pa.field("started_at", pa.timestamp("us", tz="UTC")),
         pa.field("duration_ms", pa.int64(), nullable=False),
+        pa.field("env_config_json", pa.string(), nullable=False),
         pa.field("messages_json", pa.large_string(), nullable=False),
     ]
 )
@@ -65,6 +68,7 @@ TURNS = pa.schema(
         pa.field("unlocked", pa.list_(pa.string()), nullable=False),
         pa.field("problem", pa.string()),
         pa.field("actions", pa.list_(pa.string()), nullable=False),
+        pa.field("facts_json", pa.string(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
     ]
 )
@@ -72,7 +76,10 @@ TURNS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class TurnRow:
-    """One model turn; ``advantage`` is None if none was computed, ``reward`` is the total of the turn's parts."""
+    """One model turn; ``advantage`` is None if none was computed, ``reward`` is the total of the turn's parts.
+
+    ``facts_json`` holds all facts; ``unlocked``, ``problem`` and ``actions`` repeat those that analyses ask for.
+    """
 
     trajectory_id: str
     turn: int
@@ -86,6 +93,7 @@ class TurnRow:
     unlocked: Sequence[str]
     problem: str | None
     actions: Sequence[str]
+    facts_json: str
     finish_reason: str
 
 
@@ -99,6 +107,7 @@ class RolloutRow:
 
     trajectory_id: str
     run_id: str
+    task: str
     step: int
     group_id: str
     index_in_group: int
@@ -119,6 +128,7 @@ class RolloutRow:
     error: str | None
     started_at: datetime | None
     duration_ms: int
+    env_config_json: str
     messages_json: str
     turns: tuple[TurnRow, ...] = field(default=())
 
@@ -131,6 +141,7 @@ def rollout_row(rollout: Rollout, advantages: Sequence[float] | None = None) -> 
     return RolloutRow(
         trajectory_id=rollout.rollout_id,
         run_id=rollout.run_id,
+        task=rollout.task,
         step=rollout.step,
         group_id=str(rollout.group),
         index_in_group=rollout.index,
@@ -151,12 +162,75 @@ def rollout_row(rollout: Rollout, advantages: Sequence[float] | None = None) -> 
         error=None if rollout.error is None else storable(rollout.error),
         started_at=_instant(rollout.started_at),
         duration_ms=round(rollout.duration_ms),
+        env_config_json=to_json(rollout.env_config),
         messages_json=to_json([_chat(turn) for turn in turns]),
         turns=tuple(
             _turn_row(rollout.rollout_id, turn, None if advantages is None else finite(advantages[at]))
             for at, turn in enumerate(turns)
         ),
     )
+
+
+def rollout_from_row(row: RolloutRow) -> Rollout:
+    """The rollout behind a row of a training run, as far as the row keeps it.
+
+    A turn's reward is one part, "total"; times per turn and usage are not there. Raises ValueError, KeyError or
+    TypeError if a value does not decode.
+    """
+    chats = json.loads(row.messages_json)
+    return Rollout(
+        rollout_id=row.trajectory_id,
+        run_id=row.run_id,
+        task=row.task,
+        seed=row.seed,
+        model=row.model,
+        provenance=Provenance.ENGINE,
+        turns=tuple(_turn_from(turn, chat) for turn, chat in zip(row.turns, chats, strict=True)),
+        outcome=row.reward,
+        achievements=tuple(row.achievements),
+        stop_reason=StopReason(row.stop_reason),
+        started_at=row.started_at.isoformat() if row.started_at else "",
+        duration_ms=row.duration_ms,
+        step=row.step,
+        group=int(row.group_id),
+        index=row.index_in_group,
+        error=row.error,
+        env_config=json.loads(row.env_config_json),
+    )
+
+
+def _turn_from(row: TurnRow, chat: Sequence[Mapping[str, Any]]) -> Turn:
+    *shown, reply = chat
+    extra = {name: value for name, value in reply.items() if name not in ("role", "content")}
+    return Turn(
+        index=row.turn,
+        messages=tuple(_message_from(message) for message in shown),
+        reply=Reply(
+            text=reply["content"],
+            extra=extra,
+            prompt_ids=tuple(row.prompt_token_ids),
+            token_ids=tuple(row.completion_token_ids),
+            logprobs=tuple(row.per_token_logps),
+            finish_reason=row.finish_reason,
+            weights_name=row.weights_name,
+            weights_digest=row.weights_digest,
+        ),
+        facts=facts_from(json.loads(row.facts_json)),
+        reward=RewardParts({"total": row.reward}),
+        sample_ms=0.0,
+        env_ms=0.0,
+    )
+
+
+def _message_from(value: Mapping[str, Any]) -> Message:
+    """The inverse of ``Message.as_dict``."""
+    extra = {name: one for name, one in value.items() if name not in ("role", "content")}
+    content = value["content"]
+    if isinstance(content, str):
+        return Message(value["role"], content, extra)
+    text = "".join(part["text"] for part in content if part["type"] == "text")
+    images = tuple(part["image_url"]["url"] for part in content if part["type"] == "image_url")
+    return Message(value["role"], text, extra, images)
 
 
 def _turn_row(rollout_id: str, turn: Turn, advantage: float | None) -> TurnRow:
@@ -173,6 +247,7 @@ def _turn_row(rollout_id: str, turn: Turn, advantage: float | None) -> TurnRow:
         unlocked=turn.facts.unlocked,
         problem=None if turn.facts.problem is None else storable(turn.facts.problem),
         actions=[storable(action) for action in turn.facts.actions],
+        facts_json=to_json(facts_json(turn.facts)),
         finish_reason=turn.reply.finish_reason,
     )
 

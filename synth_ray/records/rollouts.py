@@ -25,7 +25,7 @@ from synth_ray.core.types import Rollout
 from synth_ray.records.disk import write_atomic
 from synth_ray.records.rollout_schema import ROLLOUTS, SCHEMA_VERSION, TURNS, RolloutRow, TurnRow, rollout_row
 
-__all__ = ["RolloutRow", "TurnRow", "mean_reward", "read_rollouts", "rollouts_path", "write_rollouts"]
+__all__ = ["RolloutRow", "TurnRow", "mean_reward", "read_outcomes", "read_rollouts", "rollouts_path", "write_rollouts"]
 
 _HINT = "the trace database still has these rollouts"
 
@@ -84,6 +84,13 @@ def mean_reward(path: Path) -> float:
     if not rewards:
         raise CorruptError(f"{path} holds no rollouts", _HINT, path=str(path))
     return math.fsum(rewards) / len(rewards)
+
+
+def read_outcomes(path: Path) -> list[tuple[str, float]]:
+    """Id and outcome reward of the rollouts in the file, sorted by id. Raises NotFoundError or CorruptError."""
+    with _reading(path):
+        columns = _table(path, ["trajectory_id", "reward"])
+        return list(zip(columns.column(0).to_pylist(), columns.column(1).to_pylist(), strict=True))
 
 
 def _turns_path(path: Path) -> Path:

@@ -32,6 +32,7 @@ class Session:
     group: int
     index: int
     error: str | None
+    env_config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -94,6 +95,7 @@ def session_from(row: sqlite3.Row) -> Session:
         group=row["group_id"],
         index=row["index_in_group"],
         error=row["error"],
+        env_config=json.loads(row["env_config"]),
         metadata=json.loads(row["metadata"]),
     )
 

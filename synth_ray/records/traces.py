@@ -1,17 +1,18 @@
 """The trace database: every finished rollout, once, as the system of record.
 
-Schema version 1 (``PRAGMA user_version``). File rules in ``database.py``: always ``journal_mode=TRUNCATE``, because
-SQLite's write-ahead log can lose committed rows in 3.7.0 to 3.51.2 when several connections are open, and several of
-our processes write.
+Schema version 1 (``PRAGMA user_version``); until a release has written it, it may still change. File rules in
+``database.py``: always ``journal_mode=TRUNCATE``, because SQLite's write-ahead log can lose committed rows in 3.7.0 to
+3.51.2 when several connections are open, and several of our processes write.
 
 * ``sessions``: one row per rollout. ``rollout_id`` (key), ``run_id``, ``task``, ``seed``, ``model``, ``provenance``
   (engine|remote|expert), ``outcome`` (outcome reward), ``achievements`` (JSON list), ``stop_reason``, ``started_at``
   (ISO 8601), ``duration_ms``, ``n_turns``, ``invalid_turns``, ``step``, ``group_id``, ``index_in_group`` (-1, -1, 0
-  outside training), ``error`` (text or NULL), ``metadata`` (JSON object, given by whoever added the rollout).
-* ``turns``: one row per decision, key (``rollout_id``, ``turn``). ``messages`` (JSON list of {role, content, extra}),
-  ``reply_text``, ``reply_extra`` (JSON), ``facts`` (JSON), ``reward`` (JSON object of named parts), ``prompt_ids`` and
-  ``token_ids`` (BLOB, little-endian int32), ``logprobs`` (BLOB, little-endian float64), ``weights_name``,
-  ``weights_digest``, ``finish_reason``, ``usage`` (JSON), ``sample_ms``, ``env_ms``.
+  outside training), ``error`` (text or NULL), ``env_config`` (JSON object; with ``seed`` and the actions of the turns
+  all that a replay needs), ``metadata`` (JSON object, given by whoever added the rollout).
+* ``turns``: one row per decision, key (``rollout_id``, ``turn``). ``messages`` (JSON list of {role, content, extra},
+  and images if there are any), ``reply_text``, ``reply_extra`` (JSON), ``facts`` (JSON), ``reward`` (JSON object of
+  named parts), ``prompt_ids`` and ``token_ids`` (BLOB, little-endian int32), ``logprobs`` (BLOB, little-endian
+  float64), ``weights_name``, ``weights_digest``, ``finish_reason``, ``usage`` (JSON), ``sample_ms``, ``env_ms``.
 
 Invariants: a rollout is in the file completely or not at all; its id is there at most once; rows never change.
 """
@@ -45,7 +46,7 @@ CREATE TABLE sessions (
     model TEXT NOT NULL, provenance TEXT NOT NULL, outcome REAL NOT NULL, achievements TEXT NOT NULL,
     stop_reason TEXT NOT NULL, started_at TEXT NOT NULL, duration_ms REAL NOT NULL, n_turns INTEGER NOT NULL,
     invalid_turns INTEGER NOT NULL, step INTEGER NOT NULL, group_id INTEGER NOT NULL, index_in_group INTEGER NOT NULL,
-    error TEXT, metadata TEXT NOT NULL
+    error TEXT, env_config TEXT NOT NULL, metadata TEXT NOT NULL
 ) STRICT;
 CREATE INDEX sessions_by_run ON sessions (run_id, step);
 CREATE INDEX sessions_by_seed ON sessions (seed, rollout_id);
@@ -113,6 +114,11 @@ class TraceDB:
         if not rows:
             raise NotFoundError(f"no rollout {rollout_id!r} in {self.path}", "list the rollouts that are there")
         return self._with_turns(rows[0])
+
+    def outcomes(self) -> list[tuple[str, float]]:
+        """Id and outcome of every rollout, in the order in which they were added."""
+        rows = self._database.rows("SELECT rollout_id, outcome FROM sessions ORDER BY rowid")
+        return [(row["rollout_id"], row["outcome"]) for row in rows]
 
     def close(self) -> None:
         """Closes the file."""

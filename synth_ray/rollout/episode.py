@@ -65,6 +65,7 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
         index=spec.index,
         error=error,
         final_text=episode.messages()[-1].content,
+        env_config=spec.env_config,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-from synth_ray.core.types import Message, StepFacts
+from synth_ray.core.errors import ConfigError
+from synth_ray.core.types import Message, Rollout, StepFacts
 from synth_ray.rollout.prices import Prices
 
 
@@ -40,15 +41,18 @@ class Teacher(Protocol):
 
 
 class Task(Protocol):
-    """A world: opens episodes, offers teachers (``teachers`` are their names), and says what its things are worth."""
+    """A world: opens episodes, offers teachers (``teachers`` are their names), and says what its things are worth.
+
+    A task of one's own subclasses this and overrides what it has; ``open`` is the least.
+    """
 
     name: str
-    teachers: tuple[str, ...]
+    teachers: tuple[str, ...] = ()
 
     @property
     def prices(self) -> Mapping[str, Prices]:
         """Price lists by reward strategy; a strategy without one pays no items and no counters."""
-        ...
+        return {}
 
     def open(self, seed: int, config: Mapping[str, Any], max_turns: int) -> Episode:
         """Starts an episode. Raises ConfigError for an unknown or wrong entry of ``config``."""
@@ -56,16 +60,28 @@ class Task(Protocol):
 
     def teacher(self, name: str, config: Mapping[str, Any], seed: int, max_turns: int) -> Teacher:
         """A scripted policy by name; ``seed`` fixes its random choices. Raises ConfigError for an unknown name."""
-        ...
+        raise ConfigError(f"{self.name} has no teacher {name!r}")
 
     def tools(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The tools by which a model acts in an episode with that ``config``, in OpenAI's shape."""
-        ...
+        return []
 
     def tool_call(self, reply_text: str) -> tuple[str, dict[str, Any]] | None:
         """Name and arguments of the tool call that a reply in text stands for; None if it names no action."""
-        ...
+        return None
 
     def info(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
         """What `GET /task_info` says of the task."""
+        return {"task": {"id": self.name, "name": self.name}}
+
+
+@runtime_checkable
+class Replayable(Protocol):
+    """A task whose recorded rollouts can be played again and seen."""
+
+    def replay(self, rollout: Rollout, scale: int) -> Iterator[Any]:
+        """One frame (``envs.film.Frame``) per turn and per action, from nothing but seed, config and actions.
+
+        Raises CorruptError at the first turn that goes otherwise than recorded.
+        """
         ...

@@ -48,6 +48,9 @@ def test_help_is_quick_and_light(tmp_path: Path) -> None:
         (["eval", "-c", "{eval}", "--set", "eval.seeds=5-1"], 2, ["eval.seeds", "ascending"]),
         (["filter", "-c", "{filter}"], 4, ["trace database"]),
         (["logs", "job_nothing"], 4, ["job_nothing"]),
+        (["replay", "best"], 4, ["no trace database", "synth-ray eval"]),
+        (["replay", "best", "--out", "x.mp4"], 2, ["x.mp4", ".gif"]),
+        (["traces", "list"], 4, ["no trace database"]),
         (["evall"], 2, ["evall"]),
     ],
 )

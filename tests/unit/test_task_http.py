@@ -420,3 +420,19 @@ def test_openenv_session(client: TestClient) -> None:
     assert client.post("/reset", headers=session).json()["observation"] == fresh.json()["observation"]
     assert client.post("/step", headers=AUTH, json={"action": {}}).status_code == 422
     assert client.post("/step", headers={**AUTH, "X-Session-Id": "no"}, json={"action": {}}).status_code == 404
+
+
+def test_step_rewards_are_told_per_turn_per_sample_and_in_sum(client: TestClient) -> None:
+    block = {"enabled": True, "mode": "decision_stepwise", "strategy": "per_achievement", "indicator_lambda": 0.5}
+    policy = {"config": {"provider": "expert", "step_rewards": block}}
+    data = rollout(client, ops=["agent", "env"] * 10, policy=policy).json()
+    (trajectory,) = data["trajectories"]
+    told = [step["info"]["stepwise"] for step in trajectory["steps"]]
+    details = data["metrics"]["details"]["stepwise"]
+    assert sum(one["reward"] for one in told) == pytest.approx(details["reward_sum"])
+    assert [sample["r_i"] for sample in trajectory["decision_samples"]] == [one["reward"] for one in told]
+    assert details["unique_achievements_total"] == data["metrics"]["mean_return"] > 0
+    assert details["resource_reward"] > 0
+    assert [step["info"]["meta"]["decision_rewards"]["turn"] for step in trajectory["steps"]] == list(range(1, 11))
+    plain = rollout(client).json()["trajectories"][0]
+    assert plain["decision_samples"] is None and "stepwise" not in plain["steps"][0]["info"]
