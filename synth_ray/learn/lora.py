@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from synth_ray.core.errors import ConfigError, CorruptError
 from synth_ray.learn.adapter_files import write_adapter
 from synth_ray.learn.seeding import seeded
+from synth_ray.learn.sharding import whole
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -85,7 +86,7 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
 def _state(model: PeftModel) -> dict[str, torch.Tensor]:
     # "auto" would ask the Hugging Face Hub for the base model's config; embeddings are never part of our adapters.
     state = get_peft_model_state_dict(model, adapter_name=_ADAPTER, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

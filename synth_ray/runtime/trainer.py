@@ -7,7 +7,7 @@ Train's own, whose commit lags behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,19 +192,9 @@ def _update_config(config: RLConfig) -> Any:
 def gradient_sync(workers: int) -> Any:
     """How several workers add up their gradients."""
     from synth_ray.learn.gradient import alone
+    from synth_ray.learn.workers import all_reduce_sum
 
     return alone if workers == 1 else all_reduce_sum
-
-
-def all_reduce_sum(parameters: Sequence[Any], tokens: int) -> int:
-    """Adds up gradients and token counts of all workers (torch.distributed)."""
-    import torch
-
-    count = torch.tensor([tokens], device=parameters[0].device)
-    torch.distributed.all_reduce(count)
-    for parameter in parameters:
-        torch.distributed.all_reduce(parameter.grad)
-    return int(count.item())
 
 
 def _readable(error: Exception) -> SynthRayError:
