@@ -99,7 +99,8 @@ def train(
     from synth_ray.cli.progress import Stages
     from synth_ray.cli.verbs import check_config, client, run
     from synth_ray.core.paths import find_home, safe_name
-    from synth_ray.core.sections import RLConfig, SFTConfig
+    from synth_ray.core.sections import RLConfig
+    from synth_ray.core.sft_sections import SFTConfig
 
     wanted = type_ or kind
     if wanted is None or (kind and type_ and kind != type_):

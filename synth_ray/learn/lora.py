@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from transformers import PreTrainedModel
@@ -57,6 +64,11 @@ def attach(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
             return get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"cannot attach LoRA: {error}") from error
+
+
+def prepare_four_bit(model: PreTrainedModel) -> PreTrainedModel:
+    """Makes a base in 4 bits fit to carry an adapter: all the rest becomes float32 (QLoRA, arXiv 2305.14314)."""
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def adapter_bytes(model: PeftModel) -> tuple[bytes, dict[str, Any]]:

@@ -20,7 +20,7 @@ from synth_ray.learn.collate import TrainedTokens
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """``ids`` and ``position_ids`` (R, L), ``keep`` (K,) the columns that predict; ``targets``, ``loss_mask`` (R, K)."""
+    """``ids``, ``position_ids`` (R, L); ``keep`` (K,): the columns that predict; ``targets``, ``loss_mask`` (R, K)."""
 
     ids: Tensor
     position_ids: Tensor
@@ -78,9 +78,7 @@ def packed_batch(
 
 def packed_logprobs(model: torch.nn.Module, batch: PackedBatch) -> Tensor:
     """Natural log-probabilities of ``batch.targets``, shape (R, K)."""
-    output = model(
-        input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.keep
-    )
+    output = model(input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.keep)
     logits = cast(Tensor, output.logits)
     return torch.log_softmax(logits.float(), dim=-1).gather(2, batch.targets[..., None]).squeeze(2)
 

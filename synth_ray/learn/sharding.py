@@ -1,4 +1,4 @@
-"""Sharding: a model whose parameters, gradients and optimizer state are spread over the workers (FSDP, arXiv 2304.11277).
+"""Sharding: parameters, gradients and optimizer state spread over the workers (FSDP, arXiv 2304.11277).
 
 Invariant: gradients come out as sums over the workers, never as means, like everywhere else in the trainer.
 """
@@ -16,13 +16,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from synth_ray.core.errors import ConfigError
 
 
-def shard(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+def shard(model: torch.nn.Module, device_type: str, compute_dtype: torch.dtype) -> None:
     """Shards ``model`` in place over torch.distributed's default group: each decoder layer, then the rest.
 
-    Raises ConfigError if the model has no list of layers.
+    The shards go to the workers' devices, wherever the model was. Raises
+    ConfigError if the model has no list of layers.
     """
-    parameter = next(model.parameters())
-    mesh = init_device_mesh(parameter.device.type, (torch.distributed.get_world_size(),))
+    mesh = init_device_mesh(device_type, (torch.distributed.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     for module in (*_layers(model), model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
@@ -62,7 +62,11 @@ def gathered_state(model: torch.nn.Module, dtype: torch.dtype, keep: bool = True
 
 
 def _layers(model: Any) -> list[torch.nn.Module]:
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
+    lists: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     if not lists:
         raise ConfigError("this model has no list of layers to shard", hint='set compute.parallelism = "ddp"')
-    return list(max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters())))
+    return list(max(lists, key=_size))
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
