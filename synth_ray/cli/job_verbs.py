@@ -78,6 +78,7 @@ def filter_(configs: tuple[Path, ...], sets: tuple[str, ...], as_json: bool) -> 
 @click.option("--type", "type_", type=click.Choice(["sft", "rl"]), help="What to train; the same as the argument.")
 @options.experiment_options
 @click.option("--run-name", default="", help="Name of the run and its folder.")
+@click.option("--resume", default="", metavar="JOB_ID", help="Go on with a stopped fine-tuning job, as it was.")
 @click.option("--poll/--no-poll", default=True, help="Wait for the result, or return at once.")
 def train(
     kind: str | None,
@@ -88,12 +89,14 @@ def train(
     dry_run: bool,
     as_json: bool,
     run_name: str,
+    resume: str,
     poll: bool,
 ) -> None:
     """Fine-tune (sft) or train by reinforcement learning (rl).
 
     \b
     synth-ray train --type sft -c configs/quickstart/sft_weak.toml
+    synth-ray train --type sft --resume job_...
     synth-ray train --type rl -c configs/quickstart/rl_weak.toml --set model.source=fft:crafter-tiny:job_...
     """
     from synth_ray.cli.progress import Stages
@@ -105,6 +108,11 @@ def train(
     wanted = type_ or kind
     if wanted is None or (kind and type_ and kind != type_):
         raise click.UsageError("say what to train: --type sft or --type rl")
+    if resume:
+        if wanted != "sft" or configs or run_name:
+            raise click.UsageError("--resume takes a fine-tuning job, and its configuration and name with it")
+        run_name, saved = _resumed(resume)
+        sets = (*saved, *sets)
     if not check_config(RLConfig if wanted == "rl" else SFTConfig, configs, sets, dry_run):
         return
     if run_name:
@@ -136,6 +144,19 @@ def logs(job_id: str, env_file: Path) -> None:
     with Registry(home.state_db) as registry:
         registry.job(job_id)
     data(clean(client(home, env_file).logs(job_id)))
+
+
+def _resumed(job_id: str) -> tuple[str, list[str]]:
+    """The name of a job's run, and its configuration."""
+    from synth_ray.core.config import as_sets
+    from synth_ray.core.paths import find_home
+    from synth_ray.records.registry import Registry
+    from synth_ray.records.runs import RunDir
+
+    home = find_home()
+    with Registry(home.state_db) as registry:
+        name = registry.job(job_id).name
+    return name, as_sets(RunDir.load(home.runs, name).config())
 
 
 def _submitted(job_id: str, as_json: bool) -> None:

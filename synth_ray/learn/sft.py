@@ -31,6 +31,7 @@ from synth_ray.learn.packed import packed_batch, packed_logprobs, row_capacity
 from synth_ray.learn.seeding import seeded
 from synth_ray.learn.sft_plan import Example, SftConfig, learning_rate, plan_batches
 from synth_ray.learn.sft_state import Progress, collect, restore, write
+from synth_ray.learn.sharding import reshard
 from synth_ray.learn.workers import ALONE, Workers
 
 FINAL_LOSS_STEPS = 20
@@ -183,6 +184,7 @@ class _Trainer:
             loss, count = self._loss(part)
             total, tokens = total + float(loss), tokens + count
         self._model.train()
+        reshard(self._model)
         return self._mean(total, tokens)
 
     def _parts(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:

@@ -32,6 +32,13 @@ def shard(model: torch.nn.Module, device_type: str, compute_dtype: torch.dtype) 
             module.set_force_sum_reduction_for_comms(True)
 
 
+def reshard(model: torch.nn.Module) -> None:
+    """Frees what a forward pass without a backward pass has left gathered; nothing to do for whole models."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor: gathered if it is a shard (then every worker must ask), else itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -49,10 +56,11 @@ def gathered_state(model: torch.nn.Module, dtype: torch.dtype, keep: bool = True
 
     With shards every worker must call it; those with ``keep`` False get an empty dict.
     """
+    values = model.state_dict()
     parameters = dict(model.named_parameters(remove_duplicate=False))
     done: dict[int, Tensor] = {}
     state: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
+    for name, value in values.items():
         source = parameters.get(name, value)
         if id(source) not in done:
             tensor = whole(source.detach())

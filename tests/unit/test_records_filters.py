@@ -284,8 +284,6 @@ def test_what_is_written_is_read(tmp_path: Path, contents: list[list[str]]) -> N
     assert path.read_bytes().count(b"\n") == len(lines)
     read = [[message.as_dict() for message in chat.messages] for chat in read_sft(path)]
     assert read == [line["messages"] for line in lines]
-        line["messages"] for line in lines
-    ]
 
 
 def test_foreign_lines(tmp_path: Path) -> None:

@@ -78,9 +78,7 @@ def gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(0, 10_000), st.sampled_from([24, 60, 1000]))
-def test_packed_loss_and_gradients_are_the_unpacked_ones(
-    model_dir: Path, count: int, seed: int, capacity: int
-) -> None:
+def test_packed_loss_and_gradients_are_the_unpacked_ones(model_dir: Path, count: int, seed: int, capacity: int) -> None:
     model = base(model_dir)
     rows = [(example.ids, example.loss_mask) for example in some_examples(count, seed)]
     padded = token_batch(rows, PAD)
@@ -163,7 +161,12 @@ def test_a_broken_run_ends_like_an_unbroken_one(model_dir: Path, tmp_path: Path,
     torch.manual_seed(99)
     resumed, steps = build(model_dir), []
     result = train(
-        resumed, EXAMPLES, config, PAD, EXAMPLES[:4], SftRun(lambda step: steps.append(step.step), None, folders.kept[-1])
+        resumed,
+        EXAMPLES,
+        config,
+        PAD,
+        EXAMPLES[:4],
+        SftRun(lambda step: steps.append(step.step), None, folders.kept[-1]),
     )
     assert result == expected
     assert steps == list(range(7, 13))
