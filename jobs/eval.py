@@ -15,7 +15,7 @@ import ray
 from envs.crafter.info import TASK_NAME
 from envs.crafter.score import crafter_score
 from envs.registry import get_task, names
-from jobs.models import resolve
+from jobs.models import check_rank, resolve
 from jobs.playing import play_all
 from jobs.runner import Job, run_job
 from serve import app
@@ -72,6 +72,7 @@ def engine_spec(config: Any, weights: Weights) -> EngineSpec:
 def _weights(job: Job[EvalConfig]) -> Weights:
     model = resolve(job.config.eval.model, job.home, job.registry)
     if model.adapter:
+        check_rank(model, job.config.vllm.max_lora_rank)
         ray.get(store_actor().publish.remote(model.adapter), timeout=60)
     return model.weights
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from envs.crafter.words import REPLY_PIECES, vocabulary
-from synth_ray.core.errors import NotFoundError, WrongWeights
+from synth_ray.core.errors import ConfigError, NotFoundError, WrongWeights
+from synth_ray.core.hashing import sha256_text
 from synth_ray.core.locks import one_at_a_time
 from synth_ray.core.paths import Home
 from synth_ray.core.types import Weights
-from synth_ray.learn.adapter_files import read_adapter
+from synth_ray.learn.adapter_files import read_adapter, write_adapter
 from synth_ray.learn.model_files import base_digest
 from synth_ray.learn.model_source import local_model
 from synth_ray.records.disk import temporary_name
 from synth_ray.records.model_ids import parse_model_id
+from synth_ray.records.publish import MANIFEST_NAME, publishing
 from synth_ray.records.registry import Registry
 from synth_ray.runtime.adapters import AdapterBlob
 
@@ -42,6 +45,39 @@ def resolve(ref: str, home: Home, registry: Registry) -> Resolved:
         raise NotFoundError(error.message, f"{error.hint}; built in: {', '.join(BUILT_IN)}") from None
     source = str(Path(ref).resolve()) if Path(ref).is_dir() else ref
     return _full(ref, ref, source)
+
+
+def as_base(model: Resolved, home: Home) -> Resolved:
+    """``model`` without an adapter: training starts from full weights, so an adapter is merged into its base once.
+
+    The merged folder is named by the digests of both, and made by whoever needs it first.
+    """
+    if model.adapter is None:
+        return model
+    folder = home.models / f"merged-{sha256_text(f'{model.weights.base_digest} {model.weights.adapter_digest}')[:16]}"
+    with one_at_a_time(home.state / "models.lock"):
+        if not (folder / MANIFEST_NAME).exists():
+            _merge(model, model.adapter, folder)
+    return _full(model.ref, model.root, str(folder))
+
+
+def check_rank(model: Resolved, max_lora_rank: int) -> None:
+    """ConfigError if the engine has no room for the model's adapter."""
+    rank = int(model.adapter.config.get("r", 0)) if model.adapter else 0
+    if rank > max_lora_rank:
+        raise ConfigError(
+            f"the adapter {model.ref} has rank {rank}, the engine takes up to {max_lora_rank}",
+            f"set vllm.max_lora_rank = {rank} for engine and evaluation",
+        )
+
+
+def _merge(model: Resolved, adapter: AdapterBlob, folder: Path) -> None:
+    from synth_ray.learn.merge import merge_adapter
+
+    about = {"merged": model.ref, "base_digest": model.weights.base_digest, "adapter_sha256": adapter.digest}
+    with publishing(folder, about) as unfinished, TemporaryDirectory() as scratch:
+        write_adapter(Path(scratch), adapter.data, adapter.config)
+        merge_adapter(local_model(model.weights.base_dir), Path(scratch), unfinished)
 
 
 def _full(ref: str, root: str, source: str) -> Resolved:

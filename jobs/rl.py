@@ -15,10 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from envs.registry import get_task
 from jobs.eval import engine_spec, preflight
-from jobs.models import Resolved, resolve
+from jobs.models import Resolved, as_base, resolve
 from jobs.runner import Job, run_job
 from serve import app
-from synth_ray.core.errors import ConfigError, ConflictError, SynthRayError
+from synth_ray.core.errors import ConflictError, SynthRayError
 from synth_ray.core.sections import RLConfig
 from synth_ray.core.types import Weights
 from synth_ray.learn.adapter_files import write_adapter
@@ -47,9 +47,7 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     preflight(config)
     get_task(config.rollout.env_name)
     app.start_serve(job.http_port, job.home.serve_lock)
-    start = resolve(config.model.start, job.home, job.registry)
-    if start.adapter:
-        raise ConfigError(f"{start.ref} is an adapter; RL starts from a full model", f"its base is {start.root}")
+    start = as_base(resolve(config.model.start, job.home, job.registry), job.home)
     spec = engine_spec(config, start.weights)
     app.check_engine(spec)
     run = _run_dir(job, start)

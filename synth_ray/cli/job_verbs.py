@@ -96,12 +96,14 @@ def train(
 
     \b
     synth-ray train --type sft -c configs/quickstart/sft_weak.toml
+    synth-ray train --type sft --resume job_...
     synth-ray train --type rl -c configs/quickstart/rl_weak.toml --set model.source=fft:crafter-tiny:job_...
     """
     from synth_ray.cli.progress import Stages
     from synth_ray.cli.verbs import check_config, client, run
     from synth_ray.core.paths import find_home, safe_name
-    from synth_ray.core.sections import RLConfig, SFTConfig
+    from synth_ray.core.sections import RLConfig
+    from synth_ray.core.sft_sections import SFTConfig
 
     wanted = type_ or kind
     if wanted is None or (kind and type_ and kind != type_):
@@ -139,6 +141,19 @@ def logs(job_id: str, env_file: Path) -> None:
     with Registry(home.state_db) as registry:
         registry.job(job_id)
     data(clean(client(home, env_file).logs(job_id)))
+
+
+def _resumed(job_id: str) -> tuple[str, list[str]]:
+    """The name of a job's run, and its configuration."""
+    from synth_ray.core.config import as_sets
+    from synth_ray.core.paths import find_home
+    from synth_ray.records.registry import Registry
+    from synth_ray.records.runs import RunDir
+
+    home = find_home()
+    with Registry(home.state_db) as registry:
+        name = registry.job(job_id).name
+    return name, as_sets(RunDir.load(home.runs, name).config())
 
 
 def _submitted(job_id: str, as_json: bool) -> None:

@@ -6,6 +6,7 @@ Experiment values never come from environment variables, so a run is reproducibl
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,17 @@ def parse_set(item: str) -> dict[str, Any]:
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return typing.cast(dict[str, Any], parsed)
+
+
+def as_sets(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``values`` as ``--set`` items, which give them back; a value that TOML has no word for (null) is left out."""
+    sets: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            sets += as_sets(value, f"{prefix}{key}.")
+        elif value is not None:
+            sets.append(f"{prefix}{key}={json.dumps(value)}")
+    return sets
 
 
 def validate(model: type[M], values: Mapping[str, Any], where: str = "") -> M:

@@ -19,6 +19,8 @@ class Topology(Section):
 
     gpus_for_vllm: int = Field(0, ge=0)
     gpus_for_training: int = Field(0, ge=0)
+    cpu_workers: int = Field(1, ge=1)
+    """Workers that train if none has a GPU."""
 
 
 class Compute(Section):
@@ -48,7 +50,7 @@ class VLLM(Section):
 
 
 class Lora(Section):
-    """The adapter that RL trains."""
+    """The adapter that RL or fine-tuning trains."""
 
     r: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
@@ -143,44 +145,6 @@ class EvalConfig(Section):
     eval: Eval
     compute: Compute = Compute()
     vllm: VLLM = VLLM()
-
-
-class SFTAlgorithm(Section):
-    """`[algorithm]` of fine-tuning."""
-
-    type: Literal["offline"] = "offline"
-    method: Literal["sft"] = "sft"
-    variety: Literal["fft"] = "fft"
-    """Full fine-tuning."""
-
-
-class SFTJob(Section):
-    """`[job]`: what is tuned on what."""
-
-    model: str = "crafter-tiny"
-    data: str
-    """JSONL file; relative to the config file, else to the project."""
-
-
-class SFTHyperparameters(Section):
-    """`[hyperparameters]` of fine-tuning."""
-
-    n_epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-5, gt=0)
-    warmup_steps: int = Field(20, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    sequence_length: int = Field(512, ge=8)
-    seed: int = 0
-
-
-class SFTConfig(Section):
-    """An SFT TOML."""
-
-    algorithm: SFTAlgorithm = SFTAlgorithm()
-    job: SFTJob
-    hyperparameters: SFTHyperparameters = SFTHyperparameters()
-    compute: Compute = Compute()
 
 
 class RLAlgorithm(Section):

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from transformers import PreTrainedModel
@@ -21,6 +28,7 @@ from transformers import PreTrainedModel
 from synth_ray.core.errors import ConfigError, CorruptError
 from synth_ray.learn.adapter_files import write_adapter
 from synth_ray.learn.seeding import seeded
+from synth_ray.learn.sharding import whole
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -58,6 +66,11 @@ def attach(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
         raise ConfigError(f"cannot attach LoRA: {error}") from error
 
 
+def prepare_four_bit(model: PreTrainedModel) -> PreTrainedModel:
+    """Makes a base in 4 bits fit to carry an adapter: all the rest becomes float32 (QLoRA, arXiv 2305.14314)."""
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
 def adapter_bytes(model: PeftModel) -> tuple[bytes, dict[str, Any]]:
     """The adapter as a safetensors file, and its ``adapter_config.json``: what PEFT writes and vLLM loads."""
     return save(_state(model), metadata={"format": "pt"}), _disk_config(model)
@@ -85,7 +98,7 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
 def _state(model: PeftModel) -> dict[str, torch.Tensor]:
     # "auto" would ask the Hugging Face Hub for the base model's config; embeddings are never part of our adapters.
     state = get_peft_model_state_dict(model, adapter_name=_ADAPTER, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

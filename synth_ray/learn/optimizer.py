@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from synth_ray.core.errors import CorruptError
 from synth_ray.core.hashing import canonical_json
+from synth_ray.learn.sharding import placed, whole
 
 _GROUPS = "param_groups"
 
@@ -36,29 +38,55 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
-def optimizer_bytes(optimizer: Optimizer) -> bytes:
-    """The whole state as one safetensors file: moments and step counts as tensors, settings as JSON metadata."""
+def optimizer_tensors(optimizer: Optimizer, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Moments and step counts as whole tensors on the CPU, settings as JSON metadata: a safetensors file's content.
+
+    With shards every worker must call it; those with ``keep`` False get no tensors.
+    """
     state = optimizer.state_dict()
-    tensors = {
-        f"{index}/{name}": value.detach().cpu().contiguous()
-        for index, slots in state["state"].items()
-        for name, value in slots.items()
-    }
-    data: bytes = save(tensors, metadata={_GROUPS: canonical_json(state["param_groups"])})
+    tensors = {}
+    for index, slots in state["state"].items():
+        for name, value in slots.items():
+            gathered = whole(value.detach())
+            if keep:
+                tensors[f"{index}/{name}"] = gathered.cpu().contiguous()
+    return tensors, {_GROUPS: canonical_json(state["param_groups"])}
+
+
+def optimizer_bytes(optimizer: Optimizer) -> bytes:
+    """The whole state as one safetensors file."""
+    tensors, metadata = optimizer_tensors(optimizer)
+    data: bytes = save(tensors, metadata=metadata)
     return data
 
 
 def load_optimizer_bytes(optimizer: Optimizer, data: bytes) -> None:
     """The inverse of ``optimizer_bytes``. Raises CorruptError if ``data`` is none of ours or is of other parameters."""
     try:
-        tensors = load(data)
-        groups = json.loads(_metadata(data)[_GROUPS])
+        _restore(optimizer, load(data), _metadata(data))
     except (SafetensorError, KeyError, ValueError) as error:
         raise CorruptError(f"not an optimizer state: {error}") from error
+
+
+def load_optimizer_file(optimizer: Optimizer, path: Path) -> None:
+    """The same from a file of ``optimizer_tensors``, which may have come from another number of shards."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        _restore(optimizer, load_file(path), metadata)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CorruptError(f"{path} is not an optimizer state: {error}") from error
+
+
+def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    groups = json.loads(metadata[_GROUPS])
     if [group["params"] for group in groups] != [group["params"] for group in optimizer.state_dict()["param_groups"]]:
         raise CorruptError("the optimizer state has another number of parameters")
     state = _slots(tensors)
     _check_shapes(optimizer, state)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, slots in state.items():
+        state[index] = {name: placed(value, parameters[index]) for name, value in slots.items()}
     for group in groups:
         group["betas"] = tuple(group["betas"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,61 +1,57 @@
 """Supervised fine-tuning: a model learns to say the marked tokens of its examples.
 
-Works on a whole model and on one with an adapter. Invariant: examples, configuration and seed fix the result; workers
-that share the examples make the same steps as one worker would.
+Works on a whole model, on one with an adapter, and on a sharded one. Invariants: examples, configuration and seed fix
+the result; how a batch is cut into micro-batches, rows and workers does not matter, because losses stay sums until the
+tokens of all are known; a run that goes on from a checkpoint ends where it would have ended without the break.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
 
 from synth_ray.core.errors import ConfigError
+from synth_ray.core.hashing import derived_seed
 from synth_ray.learn.collate import token_batch
-from synth_ray.learn.gradient import GradientStepper, Sync, alone
+from synth_ray.learn.gradient import GradientStepper
 from synth_ray.learn.logprobs import token_logprobs
 from synth_ray.learn.losses import sft_loss
 from synth_ray.learn.modes import training
 from synth_ray.learn.optimizer import build_optimizer, set_learning_rate
+from synth_ray.learn.packed import packed_batch, packed_logprobs, row_capacity
 from synth_ray.learn.seeding import seeded
+from synth_ray.learn.sft_plan import Example, SftConfig, learning_rate, plan_batches
+from synth_ray.learn.sft_state import Progress, collect, restore, write
+from synth_ray.learn.sharding import reshard
+from synth_ray.learn.workers import ALONE, Workers
 
 FINAL_LOSS_STEPS = 20
-_LEAST_RATE = 0.05
-_BUCKET_BATCHES = 8
-
-OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """Token ids, and a mask that is 1 where the token is to be learned. Raises ValueError if the lengths differ."""
+class SftStep:
+    """What one step did; ``step`` counts from 1. Losses are nats per learned token, ``eval_loss`` None if not due.
 
-    ids: tuple[int, ...]
-    loss_mask: tuple[int, ...]
+    ``tokens`` are those that were read, prompts included, by all workers.
+    """
 
-    def __post_init__(self) -> None:
-        if len(self.ids) != len(self.loss_mask):
-            raise ValueError(f"{len(self.ids)} ids but {len(self.loss_mask)} mask entries")
-
-
-@dataclass(frozen=True, slots=True)
-class SftConfig:
-    """How a model is fine-tuned. ``max_length`` is in tokens; ``micro_batch`` examples are computed at once."""
-
-    epochs: int
-    batch_size: int
+    step: int
+    total: int
+    loss: float
     learning_rate: float
-    weight_decay: float
-    max_length: int
-    seed: int
-    warmup_steps: int = 20
-    betas: tuple[float, float] = (0.9, 0.98)
-    max_grad_norm: float = 1.0
-    micro_batch: int = 64
+    grad_norm: float
+    tokens: int
+    seconds: float
+    eval_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +65,21 @@ class SftResult:
     final_loss: float
     tokens: int
     skipped: int
+    eval_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SftRun:
+    """What surrounds a training run.
+
+    ``checkpoint(step)`` gives a folder to fill that counts only if it is left without an exception; ``resume_from`` is
+    such a folder. ``precision`` is entered around every forward pass.
+    """
+
+    on_step: Callable[[SftStep], None] | None = None
+    checkpoint: Callable[[int], AbstractContextManager[Path]] | None = None
+    resume_from: Path | None = None
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def reply_example(prompt_ids: Sequence[int], reply_ids: Sequence[int]) -> Example:
@@ -81,74 +92,127 @@ def train(
     examples: Sequence[Example],
     config: SftConfig,
     pad_id: int,
-    on_step: OnStep | None = None,
-    sync: Sync = alone,
-    rank: int = 0,
-    world_size: int = 1,
+    validation: Sequence[Example] = (),
+    run: SftRun | None = None,
+    workers: Workers = ALONE,
 ) -> SftResult:
-    """Trains ``model`` in place; calls ``on_step(step, total_steps, loss)`` after each step, counted from 1.
+    """Trains ``model`` in place, which must be in evaluation mode or fresh.
 
-    In parallel, every worker passes all examples, its rank and a ``sync``, and learns its share of each batch. Raises
-    ConfigError if no example fits into ``max_length``, JobFailed at the third step that is not finite.
+    In parallel, every worker passes all examples and its place, and learns its share of each batch; the worker of rank
+    0 reports and keeps. Raises ConfigError if no example fits into ``max_length``, JobFailed at the third step that is
+    not finite, CorruptError for a checkpoint that does not fit.
     """
-    usable = [example for example in examples if _usable(example, config.max_length)]
+    usable = [example for example in examples if example.usable(config.max_length)]
     if not usable:
         raise ConfigError(f"none of {len(examples)} examples can be learned", hint="raise max_length or add examples")
-    batches = plan_batches([len(example.ids) for example in usable], config)
-    optimizer = build_optimizer(model, config.learning_rate, config.weight_decay, config.betas)
-    stepper = GradientStepper(optimizer, config.max_grad_norm, sync)
-    losses, tokens = [], 0
+    held_out = [example for example in validation if example.usable(config.max_length)]
+    trainer = _Trainer(model, usable, held_out, config, pad_id, run or SftRun(), workers)
     with seeded(config.seed), training(model):
-        for step, batch in enumerate(batches):
-            set_learning_rate(optimizer, learning_rate(step, len(batches), config))
-            loss, count = _train_batch(model, stepper, [usable[i] for i in batch[rank::world_size]], config, pad_id)
-            losses.append(loss)
-            tokens += count
-            if on_step is not None:
-                on_step(step + 1, len(batches), loss)
-    return SftResult(len(batches), float(np.mean(losses[-FINAL_LOSS_STEPS:])), tokens, len(examples) - len(usable))
+        progress = trainer.steps()
+    skipped = len(examples) - len(usable)
+    return SftResult(progress.step, float(np.mean(progress.losses)), progress.tokens, skipped, progress.eval_loss)
 
 
-def learning_rate(step: int, total_steps: int, config: SftConfig) -> float:
-    """The rate of ``step`` (from 0): linear warm-up times a cosine that falls to 5 % of the configured rate.
+class _Trainer:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        config: SftConfig,
+        pad_id: int,
+        run: SftRun,
+        workers: Workers,
+    ) -> None:
+        self._model, self._config, self._pad_id, self._run, self._workers = model, config, pad_id, run, workers
+        self._examples = examples
+        self._held_out = sorted(held_out, key=lambda example: len(example.ids))
+        self._plan = plan_batches([len(example.ids) for example in examples], config)
+        self._optimizer: Optimizer = build_optimizer(model, config.learning_rate, config.weight_decay, config.betas)
+        self._stepper = GradientStepper(self._optimizer, config.max_grad_norm, workers.sync)
+        self._device = next(model.parameters()).device
 
-    The cosine is that of SGDR, arXiv 1608.03983, eq. 5, without restarts.
-    """
-    warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / total_steps))
-    return config.learning_rate * warmup * (_LEAST_RATE + (1 - _LEAST_RATE) * cosine)
+    def steps(self) -> Progress:
+        """All steps, or those that are left after the checkpoint."""
+        progress = Progress()
+        if self._run.resume_from is not None:
+            progress = restore(self._run.resume_from, self._model, self._optimizer)
+        while progress.step < len(self._plan.batches):
+            progress = self._step(progress)
+            if progress.step < len(self._plan.batches) and self._plan.due(progress.step, self._config.checkpoint_steps):
+                self._keep(progress)
+        return progress
 
+    def _step(self, before: Progress) -> Progress:
+        started = time.perf_counter()
+        total = len(self._plan.batches)
+        # Every step's randomness has a seed of its own, so a resumed run draws what the unbroken one would have drawn.
+        torch.manual_seed(derived_seed("sft step", self._config.seed, before.step, self._workers.rank))
+        rate = learning_rate(before.step, total, self._config)
+        set_learning_rate(self._optimizer, rate)
+        batch = [self._examples[index] for index in self._plan.batches[before.step]]
+        loss = self._train_batch(batch)
+        step = before.step + 1
+        due = bool(self._held_out) and (step == total or self._plan.due(step, self._config.eval_steps))
+        eval_loss = self._validate() if due else None
+        after = Progress(
+            step=step,
+            losses=(*before.losses, loss)[-FINAL_LOSS_STEPS:],
+            tokens=before.tokens + sum(sum(example.loss_mask[1:]) for example in batch),
+            eval_loss=before.eval_loss if eval_loss is None else eval_loss,
+        )
+        if self._run.on_step is not None and self._workers.rank == 0:
+            read, seconds = sum(len(example.ids) for example in batch), time.perf_counter() - started
+            norm = self._stepper.grad_norm
+            self._run.on_step(SftStep(step, total, loss, rate, norm, read, seconds, eval_loss))
+        return after
 
-def plan_batches(lengths: Sequence[int], config: SftConfig) -> list[NDArray[np.int64]]:
-    """All batches of all epochs as indices, in random order but of similar length inside, so that little is padding."""
-    rng = np.random.default_rng(config.seed)
-    return [batch for _ in range(config.epochs) for batch in _epoch(np.asarray(lengths), config.batch_size, rng)]
+    def _train_batch(self, batch: Sequence[Example]) -> float:
+        total, tokens = 0.0, 0
+        for part in self._parts(batch):
+            loss, count = self._loss(part)
+            self._stepper.accumulate(loss)
+            total, tokens = total + float(loss.detach()), tokens + count
+        self._stepper.step(tokens)
+        return self._mean(total, tokens)
 
+    @torch.no_grad()
+    def _validate(self) -> float:
+        self._model.eval()
+        total, tokens = 0.0, 0
+        for part in self._parts(self._held_out):
+            loss, count = self._loss(part)
+            total, tokens = total + float(loss), tokens + count
+        self._model.train()
+        reshard(self._model)
+        return self._mean(total, tokens)
 
-def _epoch(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    order = rng.permutation(len(lengths))
-    bucket = batch_size * _BUCKET_BATCHES
-    pieces = [order[begin : begin + bucket] for begin in range(0, len(order), bucket)]
-    by_length = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
-    batches = [by_length[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    return [batches[index] for index in rng.permutation(len(batches))]
+    def _parts(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        """This worker's micro-batches: as many for each worker, since a sharded forward pass takes all of them."""
+        own, size = examples[self._workers.rank :: self._workers.size], self._config.micro_batch
+        longest = math.ceil(len(examples) / self._workers.size)
+        for begin in range(0, longest, size):
+            yield own[begin : begin + size] or [Example((self._pad_id,) * 2, (0, 0))]
 
+    def _loss(self, part: Sequence[Example]) -> tuple[Tensor, int]:
+        rows = [(example.ids, example.loss_mask) for example in part]
+        with self._run.precision():
+            if self._config.packing:
+                capacity = row_capacity(self._model, self._config.max_length, sum(len(ids) for ids, _ in rows))
+                packed = packed_batch(rows, capacity, self._pad_id, self._device)
+                return sft_loss(packed_logprobs(self._model, packed), packed.loss_mask)
+            batch = token_batch(rows, self._pad_id, self._device)
+            logprobs = token_logprobs(self._model, batch.ids, batch.attention_mask, 1.0, batch.from_position)
+            return sft_loss(logprobs, batch.loss_mask)
 
-def _usable(example: Example, max_length: int) -> bool:
-    return len(example.ids) <= max_length and any(example.loss_mask[1:])
+    def _mean(self, total: float, tokens: int) -> float:
+        everywhere, count = self._workers.total([total, float(tokens)])
+        return everywhere / max(count, 1.0)
 
-
-def _train_batch(
-    model: torch.nn.Module, stepper: GradientStepper, examples: Sequence[Example], config: SftConfig, pad_id: int
-) -> tuple[float, int]:
-    device = next(model.parameters()).device
-    total, tokens = 0.0, 0
-    for begin in range(0, len(examples), config.micro_batch):
-        part = examples[begin : begin + config.micro_batch]
-        batch = token_batch([(example.ids, example.loss_mask) for example in part], pad_id, device)
-        logprobs = token_logprobs(model, batch.ids, batch.attention_mask, 1.0, batch.from_position)
-        loss, count = sft_loss(logprobs, batch.loss_mask)
-        stepper.accumulate(loss)
-        total, tokens = total + float(loss.detach()), tokens + count
-    stepper.step(tokens)
-    return total / max(tokens, 1), tokens
+    def _keep(self, progress: Progress) -> None:
+        if self._run.checkpoint is None:
+            return
+        state = collect(self._model, self._optimizer, keep=self._workers.rank == 0)
+        if state is not None:
+            with self._run.checkpoint(progress.step) as folder:
+                write(folder, state, progress)

@@ -14,6 +14,7 @@ from synth_ray.records.clock import utc_now
 from synth_ray.records.disk import storage_errors
 
 Value = SupportsFloat | str | None
+_TAIL_BYTES = 4096
 _RESERVED = frozenset({"step", "t", "non_finite"})
 
 
@@ -63,6 +64,19 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             if line.endswith(b"\n"):
                 yield _parsed(path, number, line)
+
+
+def last_row(path: Path) -> dict[str, Any] | None:
+    """The newest whole row, None if there is none; reads the end of the file only."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]
+    try:
+        return _parsed(path, 0, lines[-1]) if lines else None
+    except CorruptError:  # the tail begins inside a long row
+        return None
 
 
 def last_by_step(path: Path) -> dict[int, dict[str, Any]]:

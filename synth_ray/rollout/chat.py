@@ -19,7 +19,7 @@ class Chat:
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> tuple[int, ...]:
         """The ids that ask the model for its next message. Raises ConfigError for messages with pictures."""
         if any(message.images for message in messages):
             raise ConfigError(
@@ -27,12 +27,53 @@ class Chat:
                 "leave use_vision and image_only_mode out of the env config, or use a remote model that sees",
             )
         chat = [message.as_dict() for message in messages]
-        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = self._tokenizer.apply_chat_template(
+            chat, tools=list(tools) or None, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
         return tuple(ids)
 
     def reply_ids(self, text: str) -> tuple[int, ...]:
         """The ids of a demonstrated reply, with the token that ends it."""
         return (*self._tokenizer.encode(text, add_special_tokens=False), self.end_id)
+
+    def demonstrations(
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), only_last: bool = False
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """``(ids, mask)`` rows that show every assistant message once; the mask is 1 on these messages' tokens.
+
+        Each reply follows the very ids that would have asked the model for it. Where the template shows a message
+        otherwise once it is history (some drop the thinking), the chat becomes several rows. Raises ValueError if the
+        template leaves out tool calls.
+        """
+        replies = [index for index, message in enumerate(messages) if message.role == "assistant"]
+        rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        for index in replies[-1:] if only_last else replies:
+            prompt = self.prompt_ids(messages[:index], tools)
+            reply = self._reply(messages[: index + 1], tools)
+            before, mask = rows.pop() if rows and prompt[: len(rows[-1][0])] == rows[-1][0] else ((), ())
+            rows.append(((*prompt, *reply), (*mask, *(0,) * (len(prompt) - len(before)), *(1,) * len(reply))))
+        return rows
+
+    def _reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[int, ...]:
+        """The ids of the last message; with tool calls the template's own text up to the token that ends it."""
+        message = messages[-1]
+        if not message.extra.get("tool_calls"):
+            return self.reply_ids(message.content)
+        asked, answered = self._rendered(messages[:-1], tools, True), self._rendered(messages, tools, False)
+        end = self._tokenizer.convert_ids_to_tokens(self.end_id)
+        said, _, _ = answered.removeprefix(asked).partition(end)
+        names = [str(call["function"]["name"]) for call in message.extra["tool_calls"]]
+        if not answered.startswith(asked) or not all(name in said for name in names):
+            raise ValueError("the model's chat template does not show tool calls")
+        return self.reply_ids(said)
+
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], ask: bool) -> str:
+        chat = [message.as_dict() for message in messages]
+        return str(
+            self._tokenizer.apply_chat_template(
+                chat, tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
+            )
+        )
 
     def text(self, token_ids: Sequence[int]) -> str:
         """A sampled reply as text, without special tokens."""

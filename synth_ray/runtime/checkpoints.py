@@ -46,7 +46,7 @@ def publish_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
         write_adapter(folder, checkpoint.adapter, checkpoint.config)
         (folder / _OPTIMIZER).write_bytes(checkpoint.optimizer)
         (folder / _STATE).write_text(json.dumps({"step": checkpoint.step}))
-    _remove_old(target.parent)
+    remove_old(target.parent)
     return target
 
 
@@ -63,7 +63,8 @@ def load_latest(run_dir: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def _remove_old(parent: Path) -> None:
+def remove_old(parent: Path) -> None:
+    """Removes all but the last ``KEEP`` checkpoints in ``parent``."""
     folders = sorted(path for path in parent.glob("step_*") if path.name.removeprefix("step_").isdecimal())
     for folder in folders[:-KEEP]:
         # The manifest goes first: a folder without one is invisible to readers.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
+from synth_ray.core.errors import PrerequisiteError
 from synth_ray.core.sections import VLLM, Compute
 
 Device = Literal["cpu", "cuda"]
@@ -96,6 +98,64 @@ class EngineSpec:
         }
 
 
+@dataclass(frozen=True)
+class TrainingSpec:
+    """How a training worker on ``device`` holds a model; ``frozen`` weights carry an adapter, others learn.
+
+    Precisions are names of torch dtypes. Weights that learn are float32 everywhere: at fine-tuning rates bfloat16 would
+    round most updates away. On a GPU they are computed with, and saved, as bfloat16.
+    """
+
+    device: Device
+    frozen: bool = False
+    four_bit: bool = False
+
+    @property
+    def compute_dtype(self) -> str:
+        """Precision of activations and of saved weights."""
+        return "bfloat16" if self.device == "cuda" else "float32"
+
+    @property
+    def weights_dtype(self) -> str:
+        """Precision of the weights in memory."""
+        return self.compute_dtype if self.frozen else "float32"
+
+    def loading_options(self, place: str) -> dict[str, Any]:
+        """Arguments of ``from_pretrained`` beside the dtype; ``place`` is torch's name of this worker's device.
+
+        Raises PrerequisiteError for 4 bits without a GPU.
+        """
+        flash = self.device == "cuda" and find_spec("flash_attn") is not None
+        options: dict[str, Any] = {"attn_implementation": "flash_attention_2"} if flash else {}
+        if not self.four_bit:
+            return options
+        check_four_bit(self.device)
+        from transformers import BitsAndBytesConfig
+
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=self.compute_dtype,
+        )
+        # The weights are quantised on their way to the device, and can't be moved afterwards.
+        return {**options, "quantization_config": quantisation, "device_map": {"": place}}
+
+
+def check_four_bit(device: Device) -> None:
+    """PrerequisiteError unless 4-bit weights can be held on ``device``: that takes CUDA and bitsandbytes."""
+    if device != "cuda":
+        raise PrerequisiteError(
+            'variety = "qlora" needs a GPU: 4-bit weights have no CPU kernels here',
+            'use variety = "lora", or set compute.topology.gpus_for_training = 1 on a GPU cluster',
+        )
+    if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
+        raise PrerequisiteError(
+            'variety = "qlora" needs the packages bitsandbytes and accelerate',
+            "install them beside synth-ray[gpu]: pip install bitsandbytes accelerate",
+        )
+
+
 def plan(compute: Compute) -> Plan:
     """GPUs as the topology asks; a role without a GPU runs on CPU with the same code."""
     topology = compute.topology
@@ -103,5 +163,5 @@ def plan(compute: Compute) -> Plan:
         engine="cuda" if topology.gpus_for_vllm else "cpu",
         engine_gpus=topology.gpus_for_vllm,
         trainer="cuda" if topology.gpus_for_training else "cpu",
-        trainer_workers=max(1, topology.gpus_for_training),
+        trainer_workers=topology.gpus_for_training or topology.cpu_workers,
     )

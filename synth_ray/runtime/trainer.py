@@ -7,14 +7,14 @@ Train's own, whose commit lags behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synth_ray.core.errors import JobFailed, SynthRayError
 from synth_ray.core.hashing import derived_seed
-from synth_ray.core.sections import RLConfig
+from synth_ray.core.sections import Lora, RLConfig
 from synth_ray.core.text import last_line
 from synth_ray.runtime.checkpoints import Checkpoint
 from synth_ray.runtime.coordinator import TrainedStep
@@ -107,7 +107,7 @@ class _Learner:
         self._config, self._rank, self._workers = task.config, rank, workers
         model = load_base(task.model_dir)
         training = task.config.training
-        self._model = attach(model, _lora_spec(task.config), derived_seed("lora", training.seed))
+        self._model = attach(model, lora_spec(task.config.lora), derived_seed("lora", training.seed))
         self._optimizer = build_optimizer(self._model, training.learning_rate)
         self.next_step = 0
 
@@ -163,10 +163,10 @@ def _wait_for_batch(coordinator: Any, step: int) -> tuple[Mapping[str, Any], flo
             return arrays, time.perf_counter() - started
 
 
-def _lora_spec(config: RLConfig) -> Any:
+def lora_spec(lora: Lora) -> Any:
+    """The `[lora]` section as the learner's own type."""
     from synth_ray.learn.lora import ALL_LINEAR, LoraSpec
 
-    lora = config.lora
     targets = ALL_LINEAR if lora.target_modules == "all-linear" else tuple(lora.target_modules)
     return LoraSpec(r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=targets)
 
@@ -192,19 +192,9 @@ def _update_config(config: RLConfig) -> Any:
 def gradient_sync(workers: int) -> Any:
     """How several workers add up their gradients."""
     from synth_ray.learn.gradient import alone
+    from synth_ray.learn.workers import all_reduce_sum
 
     return alone if workers == 1 else all_reduce_sum
-
-
-def all_reduce_sum(parameters: Sequence[Any], tokens: int) -> int:
-    """Adds up gradients and token counts of all workers (torch.distributed)."""
-    import torch
-
-    count = torch.tensor([tokens], device=parameters[0].device)
-    torch.distributed.all_reduce(count)
-    for parameter in parameters:
-        torch.distributed.all_reduce(parameter.grad)
-    return int(count.item())
 
 
 def _readable(error: Exception) -> SynthRayError:

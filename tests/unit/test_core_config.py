@@ -6,7 +6,8 @@ import pytest
 
 from synth_ray.core.config import Section, load_config, parse_set
 from synth_ray.core.errors import ConfigError, NotFoundError
-from synth_ray.core.sections import DeployConfig, EvalConfig, RLConfig, SFTConfig, parse_seeds
+from synth_ray.core.sections import DeployConfig, EvalConfig, RLConfig, parse_seeds
+from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.records.filter_run import FilterFile
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

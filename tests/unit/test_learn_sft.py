@@ -16,8 +16,10 @@ from synth_ray.learn.logprobs import token_logprobs
 from synth_ray.learn.lora import LoraSpec, attach, save_adapter
 from synth_ray.learn.optimizer import trainable
 from synth_ray.learn.reference import reference_logprobs
-from synth_ray.learn.sft import Example, SftConfig, learning_rate, plan_batches, reply_example, train
+from synth_ray.learn.sft import SftRun, SftStep, reply_example, train
+from synth_ray.learn.sft_plan import Example, SftConfig, learning_rate, plan_batches
 from synth_ray.learn.tiny_model import build_tiny_model
+from synth_ray.learn.workers import Workers
 
 torch.set_num_threads(1)
 
@@ -57,15 +59,15 @@ def flat(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("build", [base, with_adapter])
 def test_loss_falls_on_twenty_examples(model_dir: Path, build: Any) -> None:
-    calls: list[tuple[int, int, float]] = []
+    calls: list[SftStep] = []
     model = build(model_dir)
-    result = train(model, EXAMPLES, CONFIG, PAD, on_step=lambda *call: calls.append(call))
-    assert [call[:2] for call in calls] == [(step, 60) for step in range(1, 61)]
+    result = train(model, EXAMPLES, CONFIG, PAD, run=SftRun(on_step=calls.append))
+    assert [(call.step, call.total) for call in calls] == [(step, 60) for step in range(1, 61)]
     assert result.steps == 60
     assert result.tokens == 20 * 4 * 20
     assert result.skipped == 0
-    assert result.final_loss == pytest.approx(np.mean([loss for _, _, loss in calls[-20:]]))
-    assert result.final_loss < calls[0][2] * (0.15 if build is base else 0.4)
+    assert result.final_loss == pytest.approx(np.mean([call.loss for call in calls[-20:]]))
+    assert result.final_loss < calls[0].loss * (0.15 if build is base else 0.4)
     assert not model.training
 
 
@@ -105,9 +107,8 @@ def test_micro_batches_do_not_matter(model_dir: Path) -> None:
 def test_shares_of_all_ranks_are_the_whole(model_dir: Path) -> None:
     config = replace(CONFIG, epochs=1)
     whole = train(base(model_dir), EXAMPLES, config, PAD)
-    parts = [train(base(model_dir), EXAMPLES, config, PAD, rank=rank, world_size=3) for rank in range(3)]
-    assert sum(part.tokens for part in parts) == whole.tokens
-    assert {part.steps for part in parts} == {whole.steps}
+    parts = [train(base(model_dir), EXAMPLES, config, PAD, workers=Workers(rank, 3)) for rank in range(3)]
+    assert {(part.tokens, part.steps) for part in parts} == {(whole.tokens, whole.steps)}
 
 
 def test_only_masked_tokens_are_learned(model_dir: Path) -> None:
@@ -132,15 +133,17 @@ def test_examples_that_cannot_be_learned_are_counted(model_dir: Path) -> None:
 def test_batches_cover_every_epoch_and_hold_similar_lengths() -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 100, 61).tolist()
-    batches = plan_batches(lengths, replace(CONFIG, epochs=3))
+    plan = plan_batches(lengths, replace(CONFIG, epochs=3))
+    batches = plan.batches
+    assert plan.epoch_steps == 8
     assert len(batches) == 3 * 8
     for epoch in range(3):
         assert sorted(np.concatenate(batches[8 * epoch : 8 * epoch + 8]).tolist()) == list(range(61))
     spread = np.mean([np.ptp(np.array(lengths)[batch]) for batch in batches])
     assert spread < 30
-    again = plan_batches(lengths, replace(CONFIG, epochs=3))
+    again = plan_batches(lengths, replace(CONFIG, epochs=3)).batches
     assert all(np.array_equal(batch, other) for batch, other in zip(batches, again, strict=True))
-    assert not np.array_equal(batches[0], plan_batches(lengths, replace(CONFIG, seed=1))[0])
+    assert not np.array_equal(batches[0], plan_batches(lengths, replace(CONFIG, seed=1)).batches[0])
 
 
 def test_learning_rate_warms_up_and_falls_to_five_percent() -> None:

@@ -17,7 +17,7 @@ from synth_ray.core.types import Message, Provenance, Reply, RewardParts, Rollou
 from synth_ray.records.chat_formats import to_openai, to_trl
 from synth_ray.records.filter_run import apply_filter, run_filter
 from synth_ray.records.filters import FilterConfig, filter_rollouts
-from synth_ray.records.sft_data import meta_path, read_sft, write_sft
+from synth_ray.records.sft_data import SftChat, meta_path, read_sft, write_sft
 from synth_ray.records.traces import TraceDB
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "act", "arguments": '{"actions":["up"]}'}}
@@ -209,7 +209,7 @@ def test_from_database_to_file(tmp_path: Path) -> None:
     assert (report["lines"], report["episodes_kept"], report["dropped"]) == (4, 2, {"splits": 1})
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["metadata"]["rollout_id"] for line in lines] == ["a", "a", "b", "b"]  # by seed
-    assert [chat[-1].role for chat in read_sft(output)] == ["assistant"] * 4
+    assert [chat.messages[-1].role for chat in read_sft(output)] == ["assistant"] * 4
     meta = json.loads(meta_path(output).read_text())
     assert meta["source"]["sha256"] == sha256_file(tmp_path / "traces" / "t.db")
     assert meta["filter"]["min_official_score"] == 1.0
@@ -282,7 +282,8 @@ def test_what_is_written_is_read(tmp_path: Path, contents: list[list[str]]) -> N
     path = tmp_path / "data.jsonl"
     write_sft(path, lines, {})
     assert path.read_bytes().count(b"\n") == len(lines)
-    assert [[message.as_dict() for message in chat] for chat in read_sft(path)] == [line["messages"] for line in lines]
+    read = [[message.as_dict() for message in chat.messages] for chat in read_sft(path)]
+    assert read == [line["messages"] for line in lines]
 
 
 def test_foreign_lines(tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_foreign_lines(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     user, assistant, tool = {"role": "user", "content": parts}, {"role": "assistant", "content": None}, {"role": "tool"}
     path.write_text(json.dumps({"messages": [user, assistant, tool]}) + "\r\n\n")
-    assert read_sft(path) == [(Message("user", "ab"), Message("assistant", ""))]
+    assert read_sft(path) == [SftChat(1, (Message("user", "ab"), Message("assistant", "")))]
 
 
 @pytest.mark.parametrize(
