@@ -18,7 +18,7 @@ from jobs.eval import engine_spec, preflight
 from jobs.models import Resolved, resolve
 from jobs.runner import Job, run_job
 from serve import app
-from synth_ray.core.errors import ConfigError, SynthRayError
+from synth_ray.core.errors import ConfigError, ConflictError, SynthRayError
 from synth_ray.core.sections import RLConfig
 from synth_ray.core.types import Weights
 from synth_ray.learn.adapter_files import write_adapter
@@ -47,7 +47,25 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
         raise ConfigError(f"{start.ref} is an adapter; RL starts from a full model", f"its base is {start.root}")
     spec = engine_spec(config, start.weights)
     app.check_engine(spec)
-    run = RunDir.create(job.home.runs, job.name, job.resolved.as_dict()["config"], dict(job.resolved.sources))
+    run = _run_dir(job, start)
+    with run.hold():
+        return _attempt(job, run, start, spec)
+
+
+def _run_dir(job: Job[RLConfig], start: Resolved) -> RunDir:
+    """A new run folder, or with ``--resume`` the one of an earlier attempt with the same configuration and base."""
+    config, base = job.resolved.as_dict()["config"], {"base": start.ref, "base_digest": start.weights.base_digest}
+    if not job.resume:
+        return RunDir.create(job.home.runs, job.name, config, dict(job.resolved.sources), base)
+    run = RunDir.resume(job.home.runs, job.name, config)
+    if run.record().about.get("base_digest") != start.weights.base_digest:
+        raise ConflictError(
+            f"run {job.name!r} started from other weights than {start.ref} has now", "choose another --run-name"
+        )
+    return run
+
+
+def _attempt(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping[str, Any]:
     run.start_attempt(job.job_id)
     run.set_state(State.RUNNING)
     try:
@@ -81,7 +99,8 @@ def _coordinator(job: Job[RLConfig], run: RunDir, base: Weights, task_app: Any) 
     """The coordinator lives on this machine: the run folder is here."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 64, "scheduling_strategy": here, "name": f"coordinator-{job.job_id}"}
-    return ray.remote(CoordinatorActor).options(**options).remote(job.job_id, run.path, job.config, base, task_app)
+    name = run.record().run_id
+    return ray.remote(CoordinatorActor).options(**options).remote(name, run.path, job.config, base, task_app)
 
 
 def _learn(job: Job[RLConfig], coordinator: Any, model_dir: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from synth_ray.core.config import Resolved, Section, load_config
-from synth_ray.core.errors import PrerequisiteError, SynthRayError
+from synth_ray.core.errors import ConfigError, PrerequisiteError, SynthRayError
 from synth_ray.core.paths import Home, find_home
 from synth_ray.core.waiting import wait_for
 from synth_ray.records.job_files import JobFiles
@@ -47,6 +47,7 @@ class Job(Generic[C]):
     files: JobFiles
     env_file: str
     http_port: int
+    resume: bool
 
     @property
     def config(self) -> C:
@@ -88,6 +89,8 @@ def _run(
     job_id: str,
     files: JobFiles,
 ) -> int:
+    if arguments.resume and not arguments.run_name:
+        raise ConfigError("--resume needs --run-name", "name the run to go on with")
     resolved = load_config(model, arguments.config, arguments.set)
     with Registry(home.state_db) as registry:
         name = arguments.run_name or job_id
@@ -97,7 +100,9 @@ def _run(
             files.event("connect", note="the cluster")
             connect()
             _handle_signals()  # Ray has put its own in their place.
-            job = Job(job_id, name, home, resolved, registry, files, arguments.env_file, arguments.port)
+            job = Job(
+                job_id, name, home, resolved, registry, files, arguments.env_file, arguments.port, arguments.resume
+            )
             registry.set_job_status(job_id, State.RUNNING)
             result = dict(work(job))
         except SynthRayError as error:
@@ -142,6 +147,7 @@ def _parser(kind: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--job-id", default="", help="id in the registry; made if absent")
     parser.add_argument("--run-name", default="")
+    parser.add_argument("--resume", action="store_true", help="go on with the run of that name")
     parser.add_argument("--project", type=Path, default=None, help="folder for runs, traces, data and models")
     parser.add_argument("--env-file", default="", help="where the task app's key is read")
     parser.add_argument("--port", type=int, default=8000, help="HTTP port of Ray Serve, if it is not running yet")

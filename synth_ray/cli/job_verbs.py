@@ -78,6 +78,7 @@ def filter_(configs: tuple[Path, ...], sets: tuple[str, ...], as_json: bool) -> 
 @click.option("--type", "type_", type=click.Choice(["sft", "rl"]), help="What to train; the same as the argument.")
 @options.experiment_options
 @click.option("--run-name", default="", help="Name of the run and its folder.")
+@click.option("--resume", is_flag=True, help="Go on with the run of that name after its last checkpoint (rl).")
 @click.option("--poll/--no-poll", default=True, help="Wait for the result, or return at once.")
 def train(
     kind: str | None,
@@ -88,6 +89,7 @@ def train(
     dry_run: bool,
     as_json: bool,
     run_name: str,
+    resume: bool,
     poll: bool,
 ) -> None:
     """Fine-tune (sft) or train by reinforcement learning (rl).
@@ -108,13 +110,15 @@ def train(
         return
     if run_name:
         safe_name(run_name)
+    if resume and not (run_name and wanted == "rl"):
+        raise click.UsageError("--resume needs --type rl and --run-name")
     jobs = client(find_home(), env_file)
     if not poll:
-        job = jobs.submit(wanted, configs, sets, run_name)
+        job = jobs.submit(wanted, configs, sets, run_name, resume=resume)
         _submitted(job.job_id, as_json)
         return
     with Stages().stage(f"train {wanted}", "submitted") as on_event:
-        result = run(jobs, wanted, configs, sets, run_name, on_event)
+        result = run(jobs, wanted, configs, sets, run_name, on_event, resume)
     _trained(result, as_json)
 
 

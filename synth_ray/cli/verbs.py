@@ -56,9 +56,10 @@ def run(
     sets: Sequence[str] = (),
     run_name: str = "",
     on_event: OnEvent | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Submits a job and waits for its result; Ctrl-C stops the job first."""
-    job = jobs.submit(kind, configs, sets, run_name)
+    job = jobs.submit(kind, configs, sets, run_name, resume=resume)
     try:
         return {"job_id": job.job_id, **jobs.wait(job, on_event)}
     except (KeyboardInterrupt, SystemExit):

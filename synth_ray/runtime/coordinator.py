@@ -21,7 +21,7 @@ from synth_ray.core.errors import DeadlineError, JobFailed, PolicyError, SynthRa
 from synth_ray.core.sections import RLConfig
 from synth_ray.core.types import EpisodeSpec, Rollout, Weights
 from synth_ray.records.metrics import MetricsLog
-from synth_ray.records.rollouts import write_rollouts
+from synth_ray.records.rollouts import mean_reward, rollouts_path, write_rollouts
 from synth_ray.runtime.adapters import AdapterBlob, version_name
 from synth_ray.runtime.batching import Batch, build_batch, check_weights, group_specs
 from synth_ray.runtime.checkpoints import Checkpoint, publish_checkpoint
@@ -59,7 +59,11 @@ class Progress:
 
 
 class Coordinator:
-    """The state of one RL run. ``play`` runs an episode somewhere, ``store`` publishes adapters; both are injected."""
+    """The state of one RL run. ``play`` runs an episode somewhere, ``store`` publishes adapters; both are injected.
+
+    ``reached`` is the last checkpoint of an earlier attempt in the same folder, after which this one goes on. ``run``
+    names versions and rollouts; it must be the same in every attempt.
+    """
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class Coordinator:
         base: Weights,
         play: Callable[[EpisodeSpec], Awaitable[Rollout]],
         store: Store,
+        reached: Checkpoint | None = None,
     ) -> None:
         self._run, self._run_dir, self._config = run, run_dir, config
         self._play, self._store = play, store
@@ -86,10 +91,13 @@ class Coordinator:
         self._slots = asyncio.Semaphore(config.rollout.max_concurrent_rollouts)
         self._failure: SynthRayError | None = None
         self._learner_seen = asyncio.Event()
+        if reached is not None:
+            self._go_on_after(reached)
 
     async def run(self) -> list[float]:
         """Plays and trains every step; returns the batch rewards. Raises what stopped the run."""
         training = self._config.training
+        await self._republish()
         for step in range(self._trained, training.iterations):
             oldest_needed = step - training.max_staleness
             await self._until(partial(self._is_trained, oldest_needed), f"training of step {oldest_needed - 1}")
@@ -117,14 +125,9 @@ class Coordinator:
             return
         started = time.perf_counter()
         checkpoint = result.checkpoint
-        blob = AdapterBlob(
-            version_name(self._run, result.step + 1), checkpoint.digest, checkpoint.config, checkpoint.adapter
-        )
         await asyncio.to_thread(publish_checkpoint, self._run_dir, checkpoint)
-        await self._store.publish(blob)
-        self._published[blob.name] = blob.digest
-        self._checkpoint = checkpoint
-        self._weights = replace(self._weights, adapter=blob.name, adapter_digest=blob.digest)
+        await self._store.publish(self._blob(checkpoint))
+        self._adopt(checkpoint)
         sync_s = time.perf_counter() - started
         self._metrics.append(
             result.step, {**self._step_metrics.pop(result.step, {}), **result.metrics, "time/sync": sync_s}
@@ -205,10 +208,27 @@ class Coordinator:
 
     async def _republish(self) -> None:
         """The store may have lost what it held; publishing the same version again is harmless."""
-        if self._weights.adapter and self._checkpoint:
-            checkpoint = self._checkpoint
-            blob = AdapterBlob(self._weights.adapter, checkpoint.digest, checkpoint.config, checkpoint.adapter)
-            await self._store.publish(blob)
+        if self._checkpoint is not None:
+            await self._store.publish(self._blob(self._checkpoint))
+
+    def _blob(self, checkpoint: Checkpoint) -> AdapterBlob:
+        name = version_name(self._run, checkpoint.step + 1)
+        return AdapterBlob(name, checkpoint.digest, checkpoint.config, checkpoint.adapter)
+
+    def _adopt(self, checkpoint: Checkpoint) -> None:
+        """From now on rollouts are sampled by this checkpoint's adapter."""
+        name = version_name(self._run, checkpoint.step + 1)
+        self._published[name] = checkpoint.digest
+        self._checkpoint = checkpoint
+        self._weights = replace(self._weights, adapter=name, adapter_digest=checkpoint.digest)
+
+    def _go_on_after(self, checkpoint: Checkpoint) -> None:
+        """Everything up to the checkpoint is on disk; what an earlier attempt did after it is done again."""
+        self._adopt(checkpoint)
+        self._trained = checkpoint.step + 1
+        self._batch_rewards = [
+            mean_reward(rollouts_path(self._run_dir / "rollouts", step)) for step in range(self._trained)
+        ]
 
     def _is_trained(self, steps: int) -> bool:
         return self._trained >= steps

@@ -45,7 +45,13 @@ class JobClient:
         self._client: Any = JobSubmissionClient(cluster.dashboard)
 
     def submit(
-        self, kind: str, configs: Sequence[Path], sets: Sequence[str] = (), run_name: str = "", module: str = ""
+        self,
+        kind: str,
+        configs: Sequence[Path],
+        sets: Sequence[str] = (),
+        run_name: str = "",
+        module: str = "",
+        resume: bool = False,
     ) -> Submitted:
         """Starts ``python -m jobs.KIND`` (or ``module``) on the cluster; returns as soon as it is accepted."""
         job_id = new_job_id()
@@ -57,6 +63,7 @@ class JobClient:
         command += ["--project", str(self._home.project), "--env-file", str(self._env_file)]
         command += ["--port", str(self._cluster.http_port)]
         command += ["--run-name", run_name] if run_name else []
+        command += ["--resume"] if resume else []
         files = JobFiles(self._home.jobs / job_id)
         self._client.submit_job(
             entrypoint=shlex.join(command),

@@ -89,18 +89,18 @@ def test_batch_rewards_are_the_means_of_the_files(ran: Ran) -> None:
 
 def test_every_turn_was_sampled_by_published_weights(ran: Ran, home: Home) -> None:
     run_dir = Path(ran.rl["run_dir"])
-    job_id = ran.rl["model"].rpartition(":")[2]
+    run_id = json.loads((run_dir / "run.json").read_text())["run_id"]
     digests = {}
     for step in range(STEPS):
         for row in read_rollouts(run_dir / "rollouts" / f"step={step:06d}.parquet"):
             for turn in row.turns:
-                assert turn.weights_name == (f"{job_id}@{step}" if step else "base")
+                assert turn.weights_name == (f"{run_id}@{step}" if step else "base")
                 assert len(turn.completion_token_ids) == len(turn.per_token_logps) > 0
                 digests.setdefault(turn.weights_name, set()).add(turn.weights_digest)
     assert all(len(found) == 1 for found in digests.values())
     assert digests["base"] == {ran.sft["digest"]}
     checkpoint = run_dir / "checkpoints" / f"step_{STEPS - 2:06d}"
-    assert digests[f"{job_id}@{STEPS - 1}"] == {sha256_file(checkpoint / "adapter_model.safetensors")}
+    assert digests[f"{run_id}@{STEPS - 1}"] == {sha256_file(checkpoint / "adapter_model.safetensors")}
 
 
 def test_the_evaluated_adapter_is_the_trained_one(ran: Ran, home: Home) -> None:

@@ -24,7 +24,7 @@ from synth_ray.core.types import (
     Weights,
 )
 from synth_ray.learn.packing import from_arrays
-from synth_ray.records.rollouts import mean_reward
+from synth_ray.records.rollouts import mean_reward, read_rollouts, rollouts_path
 from synth_ray.runtime.adapters import AdapterBlob, AdapterStore
 from synth_ray.runtime.checkpoints import Checkpoint, load_latest
 from synth_ray.runtime.coordinator import Coordinator, TrainedStep
@@ -217,3 +217,40 @@ def test_a_restarted_learner_gets_its_batch_again_and_goes_on(tmp_path: Path) ->
         running.cancel()
 
     asyncio.run(main())
+
+
+def test_a_second_attempt_goes_on_after_the_last_checkpoint(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected, _, _ = run(whole, good, config())
+    begun, _, _ = run(parts, good, config(iterations=2))
+    reached = load_latest(parts)
+    assert reached is not None and reached.step == 1
+
+    async def second() -> tuple[list[float], list[int], Store]:
+        store, seen = Store(), list[int]()
+        coordinator = Coordinator("r", parts, config(), BASE, good, store, reached)
+
+        async def learner() -> None:
+            point = await coordinator.resume_point()
+            assert point == reached
+            while (await coordinator.next_batch(2, 1.0)) is None:
+                pass
+            seen.append(2)
+            await coordinator.trained(TrainedStep(2, Checkpoint(2, b"v2", {"r": 1}, b"o"), {"loss": 1.0}))
+
+        task = asyncio.ensure_future(learner())
+        rewards = await coordinator.run()
+        await task
+        return rewards, seen, store
+
+    rewards, seen, store = asyncio.run(second())
+    assert (rewards, seen) == (expected, [2])
+    assert rewards[:2] == begun
+    assert store.inner.get("r@2").digest == reached.digest, "the engines get the version that the first attempt reached"
+    names = [path.name for path in sorted((whole / "rollouts").iterdir())]
+    assert names == [path.name for path in sorted((parts / "rollouts").iterdir())]
+    sampled = [
+        {turn.weights_name for row in read_rollouts(rollouts_path(one / "rollouts", 2)) for turn in row.turns}
+        for one in (whole, parts)
+    ]
+    assert sampled[0] == sampled[1]
