@@ -23,6 +23,7 @@ from synth_ray.learn.model_files import base_digest
 from synth_ray.records.disk import temporary_name
 from synth_ray.records.publish import publishing
 from synth_ray.records.registry import Model
+from synth_ray.records.uploads import is_file_id, stored
 from synth_ray.runtime.devices import plan
 from synth_ray.runtime.placement import check_gpus
 from synth_ray.runtime.sft_trainer import SftTask, fine_tune
@@ -37,7 +38,10 @@ def work(job: Job[SFTConfig]) -> Mapping[str, Any]:
     devices = plan(config.compute)
     check_gpus(devices, ray.cluster_resources())
     base = resolve(config.job.model, job.home, job.registry)
-    data = find_data(config.job.data, job.resolved.base_dir, job.home.project)
+    if is_file_id(config.job.data):
+        _, data = stored(job.home, config.job.data)
+    else:
+        data = find_data(config.job.data, job.resolved.base_dir, job.home.project)
     target = job.home.models / job.job_id
     with publishing(
         target, {"job_id": job.job_id, "base": base.ref, "base_digest": base.weights.base_digest}

@@ -13,14 +13,15 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.hashing import canonical_json, sha256_text
 from synth_ray.core.paths import config_path
-from synth_ray.core.spellings import Rule, translate
+from synth_ray.core.spelling_rules import RULES
+from synth_ray.core.spellings import translate
 
 M = TypeVar("M", bound="Section")
 
@@ -29,8 +30,6 @@ class Section(BaseModel):
     """Base of every TOML section: immutable, unknown keys forbidden."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    spellings: ClassVar[Sequence[Rule]] = ()
-    """Other accepted spellings of a whole file."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def load_config(model: type[M], files: Sequence[Path], sets: Sequence[str] = ())
     warnings: dict[str, None] = {}
     layers = [(str(file), read_file(file)) for file in map(config_path, files)]
     for source, given in [*layers, *(("--set", parse_set(item)) for item in sets)]:
-        ours, ignored = translate(given, model.spellings, lambda path: _has_field(model, path))
+        ours, ignored = translate(given, RULES.get(model.__name__, ()), lambda path: _has_field(model, path))
         _merge(merged, ours, sources, source)
         warnings.update(dict.fromkeys(ignored))
     base_dir = config_path(files[-1]).resolve().parent if files else Path.cwd()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from synth_ray.core import spelling_rules
 from synth_ray.core.config import Section
-from synth_ray.core.spellings import Rule
 
 
 class Topology(Section):
@@ -99,7 +97,6 @@ class Eval(Section):
 class EvalConfig(Section):
     """An eval TOML."""
 
-    spellings: ClassVar[Sequence[Rule]] = spelling_rules.EVAL
     eval: Eval
     compute: Compute = Compute()
     vllm: VLLM = VLLM()
@@ -137,7 +134,6 @@ class SFTHyperparameters(Section):
 class SFTConfig(Section):
     """An SFT TOML."""
 
-    spellings: ClassVar[Sequence[Rule]] = spelling_rules.SFT
     algorithm: SFTAlgorithm = SFTAlgorithm()
     job: SFTJob
     hyperparameters: SFTHyperparameters = SFTHyperparameters()
@@ -232,7 +228,6 @@ class RLTraining(Section):
 class RLConfig(Section):
     """An RL TOML."""
 
-    spellings: ClassVar[Sequence[Rule]] = spelling_rules.RL
     algorithm: RLAlgorithm = RLAlgorithm()
     compute: Compute = Compute()
     vllm: VLLM = VLLM()

@@ -1,8 +1,9 @@
-"""Which other spellings each kind of experiment file may have. One list of rules per kind; they apply in order."""
+"""Which other spellings each kind of experiment file may have. One list of rules per configuration class; they apply in order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synth_ray.core.errors import ConfigError
@@ -318,3 +319,5 @@ def _db_path(file: Translation) -> None:
 
 
 FILTER: Sequence[Rule] = (dropped("type"), _db_path)
+
+RULES: Mapping[str, Sequence[Rule]] = {"RLConfig": RL, "SFTConfig": SFT, "EvalConfig": EVAL, "FilterFile": FILTER}

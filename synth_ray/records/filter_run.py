@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from synth_ray.core import spelling_rules
 from synth_ray.core.config import Section, load_config
 from synth_ray.core.hashing import sha256_file
-from synth_ray.core.spellings import Rule
 from synth_ray.records.filters import FilterConfig, FilterReport, FilterResult, filter_rollouts
 from synth_ray.records.sft_data import meta_path, write_sft
 from synth_ray.records.traces import SessionQuery, TraceDB
@@ -19,7 +17,6 @@ from synth_ray.records.traces import SessionQuery, TraceDB
 class FilterFile(Section):
     """What a filter's TOML file holds."""
 
-    spellings: ClassVar[Sequence[Rule]] = spelling_rules.FILTER
     filter: FilterConfig
     """The rules, the database and the output."""
 
