@@ -1,5 +1,4 @@
-"""Which other spellings each kind of experiment file may have. One list of rules per configuration class; they apply in order.
-"""
+"""Which other spellings experiment files may have: one list of rules per configuration class, applied in order."""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ _STRATEGIES = {
     "achievement_weighted": "per_achievement",
     "complex": "per_achievement",
 }
+_VENDOR_HOSTS = {"api.openai.com": "openai", "api.groq.com": "groq"}
 _SERVICES = "task app and judge are found through the cluster that runs the job"
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 
@@ -214,7 +214,9 @@ SFT: Sequence[Rule] = (
     _batch,
     ignored("the trainer chooses its own parallelism", "hyperparameters.parallelism", "data.topology"),
     ignored("give hyperparameters.warmup_steps", "hyperparameters.warmup_ratio"),
-    ignored("give hyperparameters.n_epochs", *(f"hyperparameters.{n}" for n in ("total_steps", "train_steps", "steps"))),
+    ignored(
+        "give hyperparameters.n_epochs", *(f"hyperparameters.{n}" for n in ("total_steps", "train_steps", "steps"))
+    ),
     ignored("validate with `synth-ray eval`", "training.validation", "data.validation_path"),
     ignored("weights are not quantised", "training.use_qlora"),
     ignored("they belong to another program", "tags", "policy"),
@@ -261,17 +263,44 @@ def _eval_turns(file: Translation) -> None:
 
 
 def _eval_provider(file: Translation) -> None:
+    """Who answers is one key; of a hosted model the URL says it, whatever the provider is called."""
     if not file.knows("eval.policy_config.provider"):
         provider = file.pop("eval.policy_config.provider") or file.pop("eval.policy_config.vendor")
         if provider is not None:
             file.put("eval.provider", provider)
-    if file.get("eval.provider") == "synth":
-        file.changed = True
-        file.put("eval.provider", "engine", replace=True)
     if not file.knows("eval.policy_config.model"):
         model = file.pop("eval.policy_config.model")
         if model is not None:
             file.put("eval.model", model)
+    provider, url = file.get("eval.provider"), file.get("eval.policy_config.inference_url")
+    if provider == "synth":
+        file.changed = True
+        file.put("eval.provider", "engine", replace=True)
+        if file.pop("eval.policy_config.inference_url"):
+            file.warn("eval.policy_config.inference_url is ignored: the engine of this cluster answers")
+    elif isinstance(url, str) and provider != "remote":
+        vendor = next((name for host, name in _VENDOR_HOSTS.items() if f"//{host}/" in f"{url}/"), "remote")
+        file.put("eval.provider", vendor, replace=True)
+        if vendor != "remote":
+            file.pop("eval.policy_config.inference_url")
+
+
+def _eval_request(file: Translation) -> None:
+    """What only a hosted model understands goes into its request; pictures are part of the world's text."""
+    if file.get("eval.provider") in (None, "engine", "expert"):
+        return
+    if file.knows("eval.policy_config.body"):
+        for key in ("thinking_mode", "thinking_budget", "reasoning_effort", "use_tools"):
+            moved(f"eval.policy_config.{key}", f"eval.policy_config.body.{key}")(file)
+    for key in ("use_vision", "image_only_mode"):
+        if file.get(f"eval.policy_config.{key}") is True:
+            moved(f"eval.policy_config.{key}", f"eval.env_config.{key}")(file)
+
+
+def _no_vision(file: Translation) -> None:
+    for key in ("use_vision", "image_only_mode"):
+        if file.get(f"eval.policy_config.{key}") is False:
+            dropped(f"eval.policy_config.{key}")(file)
 
 
 EVAL: Sequence[Rule] = (
@@ -286,6 +315,8 @@ EVAL: Sequence[Rule] = (
     ),
     moved("eval.env_name", "eval.app_id"),
     _eval_provider,
+    _no_vision,
+    _eval_request,
     _seeds,
     _eval_turns,
     dropped("eval.policy_name", "eval.ops"),

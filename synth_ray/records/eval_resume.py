@@ -34,6 +34,4 @@ def check_same(jobs: Path, eval_id: str, config: Mapping[str, Any]) -> None:
 def finished(traces: TraceDB, eval_id: str, seeds: Sequence[int]) -> dict[int, Rollout]:
     """The rollouts of ``eval_id`` that ran to a regular end, by their position in ``seeds``."""
     mine = traces.rollouts(SessionQuery(run_id=eval_id))
-    return {
-        one.group: one for one in mine if one.ok and 0 <= one.group < len(seeds) and seeds[one.group] == one.seed
-    }
+    return {one.group: one for one in mine if one.ok and 0 <= one.group < len(seeds) and seeds[one.group] == one.seed}

@@ -22,7 +22,6 @@ from synth_ray.core.hashing import canonical_json, sha256_text
 from synth_ray.core.types import Rollout, Turn
 from synth_ray.records.chat_formats import FORMATS
 
-
 Metadata = Mapping[str, Mapping[str, Any]]
 """What each episode was stored with, by rollout id."""
 Moment = Annotated[datetime, AfterValidator(lambda time: time if time.tzinfo else time.replace(tzinfo=UTC))]
@@ -41,7 +40,7 @@ class FilterConfig(Section):
     max_official_score: float | None = Field(default=None, allow_inf_nan=False)
     """Highest outcome reward to keep."""
     min_judge_scores: Mapping[str, FiniteFloat] = {}
-    """Lowest score by judge, as stored in the metadata entry ``judge_scores``; an episode without the score is dropped."""
+    """Lowest score by judge, from the metadata entry ``judge_scores``; an episode without the score is dropped."""
     max_judge_scores: Mapping[str, FiniteFloat] = {}
     """Highest score by judge."""
     min_created_at: Moment | None = None

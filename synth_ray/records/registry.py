@@ -32,7 +32,7 @@ from synth_ray.records.model_ids import ModelId, parse_model_id
 from synth_ray.records.rollout_rows import storable
 from synth_ray.records.states import State, check_transition
 
-__all__ = ["LAYOUT", "Job", "Model", "StoredFile", "ModelId", "Registry", "new_job_id", "parse_model_id"]
+__all__ = ["LAYOUT", "Job", "Model", "ModelId", "Registry", "StoredFile", "new_job_id", "parse_model_id"]
 
 _FILES = """
 CREATE TABLE files (

@@ -1,4 +1,4 @@
-"""Uploaded files: copies in the state folder under their SHA-256, so that equal bytes are kept once and never change."""
+"""Uploaded files: copies in the state folder under their SHA-256: equal bytes are kept once and never change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_file_id(text: str) -> bool:
 def upload(home: Home, path: Path, purpose: str = "fine-tune") -> StoredFile:
     """Copies ``path`` into the store; the same bytes again are the same file.
 
-    Fine-tuning data are checked first. Raises NotFoundError, ConfigError, CorruptError that names a bad line, StorageError.
+    Fine-tuning data are checked first. Raises NotFoundError, ConfigError, StorageError, CorruptError with the bad line.
     """
     if not path.exists():
         raise NotFoundError(f"there is no file {path}", "check the path", path=str(path))

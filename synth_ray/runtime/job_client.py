@@ -81,9 +81,7 @@ class JobClient:
             registry.create_job(kind, name, run_dir=run_dir, job_id=job_id)
         try:
             with self._talking():
-                self._client.submit_job(
-                    entrypoint=shlex.join(command), submission_id=job_id, entrypoint_num_cpus=0
-                )
+                self._client.submit_job(entrypoint=shlex.join(command), submission_id=job_id, entrypoint_num_cpus=0)
         except SynthRayError as error:
             self._ended(job, error)
             raise
