@@ -43,7 +43,7 @@ def upload(file: Path, purpose: str, as_json: bool) -> None:
         return
     data(stored.file_id)
     say(
-        f"kept {stored.size_bytes} bytes of {stored.filename}; the id stands for the path: --set job.data={stored.file_id}"
+        f"kept {stored.size_bytes} bytes of {stored.filename}; use it as a path: --set job.data={stored.file_id}"
     )
 
 

@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """B minus A in one quantity over the common seeds; ``low`` and ``high`` bound its paired bootstrap 95 % interval."""
+    """B minus A over the common seeds; ``low`` and ``high`` bound its paired bootstrap 95 % interval."""
 
     name: str
     a: float

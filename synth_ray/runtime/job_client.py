@@ -45,7 +45,8 @@ class JobClient:
     """Talks to one cluster."""
 
     def __init__(self, cluster: LocalCluster, home: Home, env_file: Path) -> None:
-        os.environ.update(cluster.client_env)
+        # Ray's client takes RAY_ADDRESS over its argument and asks the GCS there, half a minute long if it is gone.
+        os.environ.update({**cluster.client_env, "RAY_API_SERVER_ADDRESS": cluster.dashboard})
         self._cluster, self._home, self._env_file = cluster, home, env_file
         with self._talking():
             self._client: Any = _with_timeouts(cluster.dashboard)
