@@ -42,9 +42,7 @@ def upload(file: Path, purpose: str, as_json: bool) -> None:
         data_json("files.upload", asdict(stored))
         return
     data(stored.file_id)
-    say(
-        f"kept {stored.size_bytes} bytes of {stored.filename}; use it as a path: --set job.data={stored.file_id}"
-    )
+    say(f"kept {stored.size_bytes} bytes of {stored.filename}; use it as a path: --set job.data={stored.file_id}")
 
 
 @click.command("list")

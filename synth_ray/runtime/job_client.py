@@ -27,6 +27,7 @@ from synth_ray.runtime.cluster import LocalCluster
 REQUEST_TIMEOUT_S = 15.0
 _SUBMIT_TIMEOUT_S = 60.0
 _SILENCE_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.25
 _STATUS_EVERY_S = 3.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -102,13 +103,24 @@ class JobClient:
         return outcome(result)
 
     def stop(self, job: Submitted) -> None:
-        """Asks the job to stop and gives it a moment to record that."""
+        """Asks the job to stop and gives it a moment to record that; if it had not begun, records it here."""
         with suppress(SynthRayError):
             with self._talking():
                 self._client.stop_job(job.job_id)
-            deadline = time.monotonic() + 5
-            while time.monotonic() < deadline and self._status(job) not in _ENDED:
+            deadline = time.monotonic() + _STOP_TIMEOUT_S
+            while time.monotonic() < deadline:
+                if job.files.result() is not None:
+                    return
+                if self._status(job) in _ENDED:
+                    break
                 time.sleep(_POLL_S)
+            else:
+                return
+            time.sleep(_POLL_S)
+            if job.files.result() is None:
+                job.files.failed({"kind": "cancelled", "message": "the job was stopped"}, 143)
+                with Registry(self._home.state_db) as registry, suppress(ConflictError):
+                    registry.set_job_status(job.job_id, State.CANCELLED, "stopped")
 
     def logs(self, job_id: str) -> str:
         """What Ray says that the job has printed; jobs of ours print into their own folder instead."""
@@ -147,7 +159,6 @@ class JobClient:
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
-        import requests
         from ray.exceptions import AuthenticationError
 
         try:
@@ -156,7 +167,7 @@ class JobClient:
             raise AuthError(
                 "the cluster refused the token", "its token file has changed; stop it with: synth-ray down"
             ) from None
-        except (ConnectionError, requests.RequestException) as error:
+        except OSError as error:  # of requests too
             where = f"the cluster at {self._cluster.dashboard}"
             if not self._cluster.alive():
                 raise PrerequisiteError(f"{where} is gone", "start one with: synth-ray up") from None

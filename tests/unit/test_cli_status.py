@@ -283,7 +283,14 @@ def test_sparklines(values: list[float], bars: str) -> None:
 
 
 def test_step_lines_name_parts_and_judges() -> None:
-    row = {"step": 2, "reward/mean": 1.25, "reward/max": 3, "reward/resource/mean": 0.5, "judge/a": None, "time/rollout": 2}
+    row = {
+        "step": 2,
+        "reward/mean": 1.25,
+        "reward/max": 3,
+        "reward/resource/mean": 0.5,
+        "judge/a": None,
+        "time/rollout": 2,
+    }
     assert step_line(row) == "step 2  reward 1.25  reward/resource/mean 0.5  judge/a -  rollouts s 2"
 
 

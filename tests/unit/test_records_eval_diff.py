@@ -22,7 +22,8 @@ from synth_ray.records.traces import TraceDB
 
 def session(seed: int, outcome: float, *achievements: str, stop: StopReason = StopReason.TURNS) -> Session:
     return Session(
-        f"r{seed}", "run", "crafter", seed, "m", Provenance.ENGINE, outcome, achievements, stop, "", 1.0, 1, 0, -1, 0, 0, None
+        f"r{seed}", "run", "crafter", seed, "m", Provenance.ENGINE, outcome, achievements, stop,
+        "", 1.0, 1, 0, -1, 0, 0, None,
     )  # fmt: skip
 
 

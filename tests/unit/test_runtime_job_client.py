@@ -26,7 +26,6 @@ from synth_ray.runtime.cluster import LocalCluster
 from synth_ray.runtime.job_client import JobClient
 from synth_ray.runtime.settle import settle
 
-
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -181,10 +180,12 @@ def test_a_silent_cluster_is_not_waited_for(
     assert caught.value.exit_code == 75
 
 
-def test_stop_gives_the_job_a_moment(jobs: JobClient, dashboard: FakeDashboard) -> None:
+def test_a_stopped_job_that_had_not_begun_is_cancelled(jobs: JobClient, home: Home, dashboard: FakeDashboard) -> None:
     job = jobs.submit("eval", [])
     jobs.stop(job)
     assert dashboard.status == "STOPPED"
+    with Registry(home.state_db) as registry:
+        assert registry.job(job.job_id).status is State.CANCELLED
 
 
 def test_jobs_of_a_cluster_that_is_gone_are_settled(home: Home) -> None:

@@ -59,7 +59,9 @@ MISTAKES = [
     Mistake("job that is not there", "logs job_taken1", 4, ("no job 'job_taken1'", "job_taken")),
     Mistake("waiting for nobody", "train wait", 2, ("say what to wait for",)),
     Mistake("filter without traces", "filter -c {filter}", 4, ("no trace database", "quickstart.db")),
-    Mistake("filter too strict", "filter -c strict.toml", 4, ("none of the 1 episodes", "min_official_score", "seen is 2")),
+    Mistake(
+        "filter too strict", "filter -c strict.toml", 4, ("none of the 1 episodes", "min_official_score", "seen is 2")
+    ),
     Mistake("upload of what is no data set", "files upload broken.toml", 7, ("line 1", "messages")),
     Mistake("upload of a missing file", "files upload nothing.jsonl", 4, ("nothing.jsonl", "check the path")),
     Mistake("trace database that is none", "filter -c {filter} --set filter.db=text.db", 7, ("text.db", "another")),
