@@ -187,42 +187,6 @@ RL: Sequence[Rule] = (
 )
 
 
-def _method(file: Translation) -> None:
-    if file.get("algorithm.method") == "supervised_finetune":
-        file.changed = True
-        file.put("algorithm.method", "sft", replace=True)
-
-
-def _batch(file: Translation) -> None:
-    """The effective batch: what one optimizer step sees, on all devices together."""
-    if file.knows("hyperparameters.per_device_batch"):
-        return
-    names = ("per_device_batch", "gradient_accumulation_steps", "world_size", "global_batch")
-    device, passes, world, whole = (file.pop(f"hyperparameters.{name}") for name in names)
-    if whole is None and device is not None:
-        whole = device * (passes or 1) * (world or 1)
-    if whole is not None:
-        file.put("hyperparameters.batch_size", whole)
-
-
-SFT: Sequence[Rule] = (
-    dropped("type", "job_type", "job.poll_seconds", "training.mode", "hyperparameters.train_kind"),
-    *_COMPUTE,
-    _method,
-    moved("job.data_path", "job.data"),
-    moved("training.lora", "lora"),
-    _batch,
-    ignored("the trainer chooses its own parallelism", "hyperparameters.parallelism", "data.topology"),
-    ignored("give hyperparameters.warmup_steps", "hyperparameters.warmup_ratio"),
-    ignored(
-        "give hyperparameters.n_epochs", *(f"hyperparameters.{n}" for n in ("total_steps", "train_steps", "steps"))
-    ),
-    ignored("validate with `synth-ray eval`", "training.validation", "data.validation_path"),
-    ignored("weights are not quantised", "training.use_qlora"),
-    ignored("they belong to another program", "tags", "policy"),
-)
-
-
 def _one_table(file: Translation) -> None:
     """The section may be the whole file: then everything that is no section of ours belongs to it."""
     if "eval" in file.table or not file.table.keys() & {"app_id", "model", "seeds", "num_episodes"}:
@@ -321,8 +285,7 @@ EVAL: Sequence[Rule] = (
     _eval_turns,
     dropped("eval.policy_name", "eval.ops"),
     dropped("eval.trace_format", "eval.return_trace", "eval.policy_config.use_tools"),
-    ignored("the outcome reward is what an evaluation counts", "eval.env_config.step_rewards"),
-    ignored("the outcome reward is what an evaluation counts", "eval.policy_config.step_rewards"),
+    moved("eval.policy_config.step_rewards", "eval.env_config.step_rewards"),
     ignored("the task app is deployed on the cluster that runs the job", "eval.task_app_url"),
     ignored("worlds have no such settings", "eval.difficulty", "eval.env_config.difficulty"),
     ignored("give the seeds themselves", "eval.metadata", "eval.metadata_sql"),
@@ -351,4 +314,4 @@ def _db_path(file: Translation) -> None:
 
 FILTER: Sequence[Rule] = (dropped("type"), _db_path)
 
-RULES: Mapping[str, Sequence[Rule]] = {"RLConfig": RL, "SFTConfig": SFT, "EvalConfig": EVAL, "FilterFile": FILTER}
+RULES: Mapping[str, Sequence[Rule]] = {"RLConfig": RL, "EvalConfig": EVAL, "FilterFile": FILTER}
