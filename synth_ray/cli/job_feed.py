@@ -44,7 +44,7 @@ class JobFeed:
         self._files = JobFiles(home.jobs / job.job_id)
         self._events, self._training = Tail(self._files.events_path), Tail(self._files.folder / "training.jsonl")
         self._printed = Tail(self._files.log_path) if printed else None
-        self._metrics = Tail(run_folder(home, job) / "metrics.jsonl") if job.type == "rl" else None
+        self._metrics = Tail(run_folder(home, job) / "metrics.jsonl") if job.type in ("rl", "sft") else None
         self._waits_for = ""
 
     def lines(self) -> list[str]:

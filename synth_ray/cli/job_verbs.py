@@ -129,7 +129,7 @@ def train_one(
         raise click.UsageError("--resume needs --type rl and --run-name")
     home = find_home()
     if run_name:
-        check_name_is_free(home, run_name, wanted, resume)
+        check_name_is_free(home, run_name, resume)
     jobs = client(home, env_file)
     if not poll:
         job = jobs.submit(wanted, configs, sets, run_name, resume=resume)

@@ -125,7 +125,7 @@ def _report(jobs: list[Job], as_json: bool) -> None:
     data(table(("job", "name", "status", "error"), [(j.job_id, j.name, j.status, j.error or "") for j in jobs]))
 
 
-def check_name_is_free(home: Home, name: str, kind: str, resume: bool) -> None:
+def check_name_is_free(home: Home, name: str, resume: bool) -> None:
     """Raises ConflictError (exit 5) if a run of that name is there, or running, and shall not be resumed."""
     from synth_ray.core.errors import ConflictError, NotFoundError
 
@@ -136,7 +136,7 @@ def check_name_is_free(home: Home, name: str, kind: str, resume: bool) -> None:
         job = None
     if job and not job.status.final:
         raise ConflictError(f"run {name!r} is running already ({job.job_id})", f"see: synth-ray logs {name} -f")
-    if kind == "rl" and folder.exists() and not resume:
+    if folder.exists() and not resume:
         raise ConflictError(
             f"the name {name!r} is in use by a run in {folder}",
             "choose another --run-name, or go on with that run by adding --resume",

@@ -78,7 +78,7 @@ class JobClient:
         job = Submitted(job_id, kind, JobFiles(self._home.jobs / job_id))
         job.files.submitted_to(self._cluster.cluster_id)
         name = run_name or job_id
-        run_dir = str(self._home.runs / name) if kind == "rl" else ""
+        run_dir = str(self._home.runs / name) if kind in ("rl", "sft") else ""
         with Registry(self._home.state_db) as registry:
             registry.create_job(kind, name, run_dir=run_dir, job_id=job_id)
         try:
