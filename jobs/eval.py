@@ -24,6 +24,7 @@ from synth_ray.core.hashing import derived_seed, slot_id
 from synth_ray.core.origins import VENDORS
 from synth_ray.core.sections import Eval, EvalConfig
 from synth_ray.core.types import Endpoint, EpisodeSpec, Rollout, Weights
+from synth_ray.records.eval_resume import check_same, finished
 from synth_ray.records.scores import summary
 from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_block, without_step_rewards
@@ -36,9 +37,11 @@ _WRITE_EVERY = 64
 
 
 def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
-    """Plays the seeds and returns the summary."""
+    """Plays the seeds and returns the summary; with ``--resume``, only those that an earlier job did not finish."""
     config = job.config.eval
     get_task(config.app_id)
+    if job.resume:
+        check_same(job.home.jobs, job.name, job.resolved.as_dict()["config"])
     app.start_serve(job.http_port, job.home.serve_lock)
     wanted = [app.task(config.app_id, job.env_file, job.home.project)]
     weights = None
@@ -83,7 +86,7 @@ def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
     return [
         EpisodeSpec(
             rollout_id=slot_id(job.job_id, 0, index, 0),
-            run_id=job.job_id,
+            run_id=eval_id(job),
             task=config.app_id,
             seed=seed,
             model=config.model,
@@ -121,10 +124,11 @@ def _endpoint(config: Eval) -> Endpoint | None:
 def _play(job: Job[EvalConfig], task_app: Any, weights: Weights | None) -> list[Rollout]:
     config = job.config.eval
     specs = _specs(job, weights)
-    done: list[Rollout] = []
     unsaved: list[Rollout] = []
     metadata = {"split": config.split, "job_id": job.job_id}
     with TraceDB(trace_db(job)) as traces:
+        kept = finished(traces, eval_id(job), config.seeds) if job.resume else {}
+        done = list(kept.values())
 
         def on_done(rollout: Rollout) -> None:
             done.append(rollout)
@@ -135,9 +139,16 @@ def _play(job: Job[EvalConfig], task_app: Any, weights: Weights | None) -> list[
                 unsaved.clear()
 
         try:
-            return asyncio.run(play_all(task_app, specs, config.concurrency, on_done))
+            missing = [spec for spec in specs if spec.group not in kept]
+            played = asyncio.run(play_all(task_app, missing, config.concurrency, on_done))
+            return sorted([*kept.values(), *played], key=lambda rollout: rollout.group)
         finally:
             traces.add(unsaved, metadata)
+
+
+def eval_id(job: Job[EvalConfig]) -> str:
+    """What its rollouts carry as run id: the job that began the evaluation."""
+    return job.name if job.resume else job.job_id
 
 
 def trace_db(job: Job[EvalConfig]) -> Path:
@@ -161,6 +172,7 @@ def _result(job: Job[EvalConfig], rollouts: list[Rollout]) -> Mapping[str, Any]:
         "achievement_rates": dict(scores.achievement_rates),
         "trace_db": str(trace_db(job)),
         **_score(job.config.eval.app_id, ok),
+        "eval_id": eval_id(job),
     }
 
 

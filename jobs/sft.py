@@ -22,6 +22,7 @@ from jobs.models import Resolved, as_base, resolve
 from jobs.runner import Job, run_job
 from synth_ray.core.errors import ConflictError, NotFoundError, SynthRayError
 from synth_ray.core.hashing import sha256_file
+from synth_ray.core.paths import Home
 from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.learn.adapter_files import adapter_weights_file
 from synth_ray.learn.model_files import base_digest
@@ -31,6 +32,7 @@ from synth_ray.records.publish import publishing
 from synth_ray.records.registry import Model
 from synth_ray.records.runs import RunDir, run_names
 from synth_ray.records.states import State
+from synth_ray.records.uploads import is_file_id, stored
 from synth_ray.runtime.devices import Plan, check_four_bit, plan
 from synth_ray.runtime.job_client import rebuild
 from synth_ray.runtime.placement import check_gpus
@@ -43,7 +45,7 @@ _PREFIX = {"fft": "fft", "lora": "peft", "qlora": "peft"}
 
 def work(job: Job[SFTConfig]) -> Mapping[str, Any]:
     """Trains, publishes the model or adapter folder, registers it."""
-    config = located(job.config, job.resolved.base_dir, job.home.project)
+    config = located(job.config, job.resolved.base_dir, job.home)
     devices = plan(config.compute)
     if config.algorithm.variety == "qlora":
         check_four_bit(devices.trainer)
@@ -67,13 +69,17 @@ def work(job: Job[SFTConfig]) -> Mapping[str, Any]:
     return result
 
 
-def located(config: SFTConfig, config_dir: Path, project: Path) -> SFTConfig:
-    """The configuration with absolute paths of its data files."""
-    data = {"data": str(find_data(config.job.data, config_dir, project))}
+def located(config: SFTConfig, config_dir: Path, home: Home) -> SFTConfig:
+    """The configuration with absolute paths of its data files; an upload's id stands for its copy."""
+
+    def path_of(text: str) -> str:
+        return str(stored(home, text)[1] if is_file_id(text) else find_data(text, config_dir, home.project))
+
+    data = {"data": path_of(config.job.data)}
     changes: dict[str, Any] = {"job": config.job.model_copy(update=data)}
     if config.data.validation_path:
-        path = str(find_data(config.data.validation_path, config_dir, project))
-        changes["data"] = config.data.model_copy(update={"validation_path": path})
+        validation = {"validation_path": path_of(config.data.validation_path)}
+        changes["data"] = config.data.model_copy(update=validation)
     return config.model_copy(update=changes)
 
 

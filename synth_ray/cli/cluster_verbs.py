@@ -1,4 +1,4 @@
-"""setup, up, down, deploy: keys, the local cluster, and what runs on it."""
+"""up, down, deploy: the local cluster, and what runs on it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,6 @@ from synth_ray.cli import options
 from synth_ray.cli.output import data, data_json, say
 from synth_ray.cli.verbs import serve_locally
 from synth_ray.core.errors import ConfigError
-
-
-@click.command()
-@options.env_file_option
-@click.option("-y", "--yes", is_flag=True, help="Do not ask (nothing is asked today).")
-def setup(env_file: Path, yes: bool) -> None:
-    """Write the keys: ENVIRONMENT_API_KEY and the Ray token, into a file that only you can read.
-
-    Keys that are already there are kept.
-    """
-    from synth_ray.core.secrets import ensure_env_file, is_exposed
-
-    existed = env_file.exists()
-    if existed and is_exposed(env_file):
-        say(f"warning: {env_file} can be read by others; making it 0600")
-        env_file.chmod(0o600)
-    ensure_env_file(env_file)
-    say(f"{'kept' if existed else 'wrote'} {env_file} (mode 0600): ENVIRONMENT_API_KEY, RAY_AUTH_TOKEN")
-    say("next: synth-ray quickstart, or synth-ray deploy grpo-crafter")
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""eval, filter, train, logs: experiments as jobs."""
+"""eval, filter, train: experiments as jobs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
-from synth_ray.cli import options
-from synth_ray.cli.output import clean, data, data_json, say, scores_table
+from synth_ray.cli import eval_verbs, options, train_verbs
+from synth_ray.cli.groups import default_group
+from synth_ray.cli.output import data, data_json, say, scores_table, table
+from synth_ray.cli.train_verbs import check_name_is_free
 
 
 @click.command("eval")
@@ -17,7 +19,8 @@ from synth_ray.cli.output import clean, data, data_json, say, scores_table
 @click.option("--trace-db", type=click.Path(path_type=Path), help="SQLite file for the traces.")
 @click.option("--model", help="Model id, built-in name, folder, hub id, or a teacher's name.")
 @click.option("--seeds", help='For example "0-9,20".')
-def evaluate(
+@click.option("--resume", metavar="JOB", help="Go on with this evaluation; its finished rollouts are kept.")
+def evaluate_one(
     app_id: str | None,
     configs: tuple[Path, ...],
     sets: tuple[str, ...],
@@ -27,29 +30,37 @@ def evaluate(
     trace_db: Path | None,
     model: str | None,
     seeds: str | None,
+    resume: str | None,
 ) -> None:
     """Let a model or a teacher play seeds; keep every trace; print the scores.
 
     \b
     synth-ray eval grpo-crafter -c configs/quickstart/eval.toml --model fft:crafter-tiny:job_...
     synth-ray eval grpo-crafter -c configs/quickstart/collect_weak.toml --trace-db traces/mine.db
+    synth-ray eval --resume job_0123456789abcdef
     """
+    from synth_ray.cli.eval_verbs import resumed
     from synth_ray.cli.progress import Stages
     from synth_ray.cli.verbs import check_config, client, run
     from synth_ray.core.paths import find_home
     from synth_ray.core.sections import EvalConfig
 
+    home, eval_id = find_home(), ""
+    if resume:
+        eval_id, configs = resumed(home, resume, configs)
     given = {"app_id": app_id, "trace_db": trace_db and str(trace_db.resolve()), "model": model, "seeds": seeds}
     all_sets = [*sets, *(f'eval.{key}="{value}"' for key, value in given.items() if value)]
     if not check_config(EvalConfig, configs, all_sets, dry_run):
         return
     with Stages().stage("eval", "rollouts through the task app") as on_event:
-        result = run(client(find_home(), env_file), "eval", configs, all_sets, on_event=on_event)
+        jobs = client(home, env_file)
+        result = run(jobs, "eval", configs, all_sets, eval_id, on_event, resume=bool(eval_id))
     if as_json:
         data_json("eval", result)
     else:
         data(scores_table([result]))
         say(f"traces: {result['trace_db']}")
+        say(f"compare with another one: synth-ray eval diff OTHER {result['job_id']}")
 
 
 @click.command("filter")
@@ -69,18 +80,24 @@ def filter_(configs: tuple[Path, ...], sets: tuple[str, ...], as_json: bool) -> 
     if as_json:
         data_json("filter", report)
         return
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
     data(str(report["output"]))
-    say(f"{report['lines']} lines of {report['episodes_kept']} episodes; dropped: {report['dropped'] or 'none'}")
+    say(f"{report['lines']} lines of {report['episodes_kept']} episodes; {report['episodes_read']} were read")
+    counts = [("episodes", report["dropped"]), ("turns", report["dropped_turns"])]
+    rows = [(rule, count, what) for what, dropped in counts for rule, count in dropped.items()]
+    if rows:
+        say(table(("dropped by", "count", "of"), rows, right=("count",)))
 
 
-@click.command()
+@click.command("train")
 @click.argument("kind", required=False, type=click.Choice(["sft", "rl"]))
 @click.option("--type", "type_", type=click.Choice(["sft", "rl"]), help="What to train; the same as the argument.")
 @options.experiment_options
 @click.option("--run-name", default="", help="Name of the run and its folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run of that name after its last checkpoint (rl).")
+@click.option("--resume", default="", metavar="RUN", help="Go on with this run (or job) after its last checkpoint.")
 @click.option("--poll/--no-poll", default=True, help="Wait for the result, or return at once.")
-def train(
+def train_one(
     kind: str | None,
     type_: str | None,
     configs: tuple[Path, ...],
@@ -89,79 +106,57 @@ def train(
     dry_run: bool,
     as_json: bool,
     run_name: str,
-    resume: bool,
+    resume: str,
     poll: bool,
 ) -> None:
     """Fine-tune (sft) or train by reinforcement learning (rl).
 
     \b
     synth-ray train --type sft -c configs/quickstart/sft_weak.toml
-    synth-ray train --type sft --resume job_...
     synth-ray train --type rl -c configs/quickstart/rl_weak.toml --set model.source=fft:crafter-tiny:job_...
+    synth-ray train --type rl --resume my-run
     """
     from synth_ray.cli.progress import Stages
-    from synth_ray.cli.verbs import check_config, client, run
-    from synth_ray.core.paths import find_home, safe_name
+    from synth_ray.cli.verbs import check_config, client, run, streamed
+    from synth_ray.core.paths import find_home
     from synth_ray.core.sections import RLConfig
     from synth_ray.core.sft_sections import SFTConfig
 
     wanted = type_ or kind
     if wanted is None or (kind and type_ and kind != type_):
         raise click.UsageError("say what to train: --type sft or --type rl")
+    home = find_home()
+    if resume:
+        if configs or sets or run_name:
+            raise click.UsageError("--resume takes the saved configuration and name; leave out -c, --set, --run-name")
+        run_name, configs = train_verbs.saved_run(home, resume)
     if not check_config(RLConfig if wanted == "rl" else SFTConfig, configs, sets, dry_run):
         return
     if run_name:
-        safe_name(run_name)
-    if resume and not (run_name and wanted == "rl"):
-        raise click.UsageError("--resume needs --type rl and --run-name")
-    jobs = client(find_home(), env_file)
+        check_name_is_free(home, run_name, bool(resume))
+    jobs = client(home, env_file)
     if not poll:
-        job = jobs.submit(wanted, configs, sets, run_name, resume=resume)
-        _submitted(job.job_id, as_json)
+        job = jobs.submit(wanted, configs, sets, run_name, resume=bool(resume))
+        _submitted(job.job_id, run_name, as_json)
         return
-    with Stages().stage(f"train {wanted}", "submitted") as on_event:
-        result = run(jobs, wanted, configs, sets, run_name, on_event, resume)
+    stages = Stages()
+    with stages.stage(f"train {wanted}", "submitted") as on_event:
+        show = streamed(home, stages, f"train {wanted}", on_event)
+        result = run(jobs, wanted, configs, sets, run_name, resume=bool(resume), watched=show)
     _trained(result, as_json)
 
 
-@click.command()
-@click.argument("job_id")
-@options.env_file_option
-def logs(job_id: str, env_file: Path) -> None:
-    """Print what a job has printed.
-
-    \b
-    synth-ray logs job_0123456789abcdef
-    """
-    from synth_ray.cli.verbs import client
-    from synth_ray.core.paths import find_home
-    from synth_ray.records.registry import Registry
-
-    home = find_home()
-    with Registry(home.state_db) as registry:
-        registry.job(job_id)
-    data(clean(client(home, env_file).logs(job_id)))
-
-
-def _resumed(job_id: str) -> tuple[str, list[str]]:
-    """The name of a job's run, and its configuration."""
-    from synth_ray.core.config import as_sets
-    from synth_ray.core.paths import find_home
-    from synth_ray.records.registry import Registry
-    from synth_ray.records.runs import RunDir
-
-    home = find_home()
-    with Registry(home.state_db) as registry:
-        name = registry.job(job_id).name
-    return name, as_sets(RunDir.load(home.runs, name).config())
-
-
-def _submitted(job_id: str, as_json: bool) -> None:
+def _submitted(job_id: str, run_name: str, as_json: bool) -> None:
+    name = run_name or job_id
     if as_json:
-        data_json("train", {"job_id": job_id})
+        data_json("train", {"job_id": job_id, "name": name})
         return
     data(job_id)
-    say(f"Useful commands: synth-ray status jobs, synth-ray logs {job_id}, synth-ray status models")
+    say(f"Useful commands: synth-ray train logs --run-name {name} -f; synth-ray train wait {name}")
+
+
+train = default_group(train_one, "train", train_verbs.train_logs, train_verbs.train_wait)
+evaluate = default_group(evaluate_one, "eval", eval_verbs.diff)
 
 
 def _trained(result: dict[str, Any], as_json: bool) -> None:

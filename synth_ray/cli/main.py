@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -9,9 +10,20 @@ from types import FrameType
 import click
 
 from synth_ray import __version__
-from synth_ray.cli import cluster_verbs, job_verbs, quickstart_verb, replay_verb, status_verbs, trace_verbs
+from synth_ray.cli import (
+    cluster_verbs,
+    file_verbs,
+    job_verbs,
+    modal_serve_verb,
+    quickstart_verb,
+    replay_verb,
+    setup_verb,
+    status_verbs,
+    trace_verbs,
+    train_verbs,
+)
 from synth_ray.cli.output import report_error, say
-from synth_ray.core.errors import SynthRayError
+from synth_ray.core.errors import ConfigError, StorageError, SynthRayError
 
 EPILOG = """\b
 First time:       synth-ray quickstart
@@ -29,17 +41,19 @@ def cli() -> None:
 
 for command in (
     quickstart_verb.quickstart,
-    cluster_verbs.setup,
+    setup_verb.setup,
     cluster_verbs.up,
     cluster_verbs.down,
     cluster_verbs.deploy,
     job_verbs.evaluate,
     job_verbs.filter_,
     job_verbs.train,
-    job_verbs.logs,
+    train_verbs.logs,
     status_verbs.status,
     trace_verbs.traces,
     replay_verb.replay,
+    file_verbs.files,
+    modal_serve_verb.modal_serve,
 ):
     cli.add_command(command)
 
@@ -52,18 +66,29 @@ def _terminated(signum: int, _: FrameType | None) -> None:
 def main() -> None:
     """Entry point: runs the CLI and exits with the documented code."""
     signal.signal(signal.SIGTERM, _terminated)
+    as_json = "--json" in sys.argv
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="synth-ray", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            report_error(ConfigError(error.format_message()), as_json)
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted; everything that this command started is stopped")
         sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        report_error(StorageError(f"cannot use{where}: {error.strerror or error}", "check path and rights"), as_json)
+        sys.exit(StorageError.exit_code)
     except SynthRayError as error:
-        report_error(error, "--json" in sys.argv)
+        report_error(error, as_json)
         sys.exit(error.exit_code)
 
 

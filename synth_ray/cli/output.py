@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from synth_ray.core.errors import SynthRayError
@@ -27,7 +28,8 @@ def data(text: str) -> None:
 
 def data_json(schema: str, value: Any) -> None:
     """The JSON form of a verb's answer."""
-    data(json.dumps({"schema": f"synth-ray/{schema}/1", "data": value}))
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    data(json.dumps({"schema": f"synth-ray/{schema}/1", "as_of": now, "data": value}))
 
 
 def report_error(error: SynthRayError, as_json: bool) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from synth_ray.cli.output import data, say
 
 if TYPE_CHECKING:
+    from synth_ray.cli.progress import Stages
     from synth_ray.core.config import Section
     from synth_ray.core.paths import Home
     from synth_ray.runtime.cluster import LocalCluster
-    from synth_ray.runtime.job_client import JobClient
+    from synth_ray.runtime.job_client import JobClient, Submitted
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -56,6 +57,8 @@ def check_config(model: type[Section], configs: Sequence[Path], sets: Sequence[s
     from synth_ray.core.config import load_config
 
     resolved = load_config(model, configs, sets)
+    for warning in resolved.warnings:
+        say(f"warning: {warning}")
     if dry_run:
         data(json.dumps(resolved.as_dict(), indent=2))
     return not dry_run
@@ -69,15 +72,51 @@ def run(
     run_name: str = "",
     on_event: OnEvent | None = None,
     resume: bool = False,
+    watched: Callable[[Submitted], OnEvent] | None = None,
 ) -> dict[str, Any]:
-    """Submits a job and waits for its result; Ctrl-C stops the job first."""
+    """Submits a job and waits for its result; Ctrl-C stops the job first.
+
+    ``on_event`` gets its events; ``watched`` makes such a function for the job that was submitted.
+    """
     job = jobs.submit(kind, configs, sets, run_name, resume=resume)
+    show = watched(job) if watched else on_event
     try:
-        return {"job_id": job.job_id, **jobs.wait(job, on_event)}
+        result = jobs.wait(job, show)
+        if show and (event := job.files.last_event()):
+            show(event)
+        return {"job_id": job.job_id, **result}
     except (KeyboardInterrupt, SystemExit):
         say(f"stopping {job.job_id}")
         jobs.stop(job)
+        if hint := _going_on(kind, run_name or job.job_id):
+            say(f"what is finished is kept; go on with: {hint}")
         raise
+
+
+def streamed(home: Home, stages: Stages, stage: str, on_event: OnEvent) -> Callable[[Submitted], OnEvent]:
+    """For ``run``: shows a job's events, and one lasting line for every step of its training."""
+    from synth_ray.cli.job_feed import JobFeed
+    from synth_ray.records.registry import Registry
+
+    def of_job(job: Submitted) -> OnEvent:
+        with Registry(home.state_db, read_only=True) as registry:
+            feed = JobFeed(home, registry.job(job.job_id), printed=False)
+
+        def show(event: Mapping[str, Any]) -> None:
+            for line in feed.lines():
+                stages.line(stage, line)
+            on_event(event)
+
+        return show
+
+    return of_job
+
+
+def _going_on(kind: str, name: str) -> str:
+    return {
+        "rl": f"the same command with --run-name {name} --resume",
+        "eval": f"synth-ray eval --resume {name}",
+    }.get(kind, "")
 
 
 def run_filter(home: Home, configs: Sequence[Path], sets: Sequence[str] = ()) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from synth_ray.core.errors import PrerequisiteError
+from synth_ray.core.errors import ConfigError, PrerequisiteError
 from synth_ray.core.paths import write_private
 
 ENVIRONMENT_KEY = "ENVIRONMENT_API_KEY"
@@ -42,15 +42,25 @@ def ensure_env_file(path: Path) -> dict[str, str]:
     """Adds the keys that are missing in ``path`` (made 0600) and returns all of its values."""
     if path.exists():
         path.chmod(0o600)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
     values = read_env_file(path) if path.exists() else {}
-    missing = [name for name in (ENVIRONMENT_KEY, RAY_TOKEN) if not values.get(name)]
-    if missing:
-        fresh = {name: new_key() for name in missing}
-        lines = [line for line in text.splitlines() if line.partition("=")[0].strip() not in fresh]
-        write_private(path, "\n".join([*lines, *(f"{name}={value}" for name, value in fresh.items())]) + "\n")
-        values.update(fresh)
-    return values
+    fresh = {name: new_key() for name in (ENVIRONMENT_KEY, RAY_TOKEN) if not values.get(name)}
+    set_env_values(path, fresh)
+    return {**values, **fresh}
+
+
+def set_env_values(path: Path, values: Mapping[str, str]) -> None:
+    """Sets ``values`` in the 0600 file ``path``; its other lines stay as they are. Does nothing without values."""
+    if not values:
+        return
+    if broken := [name for name, value in values.items() if "\n" in value or "\r" in value]:
+        raise ConfigError(f"the value of {broken[0]} has a line break in it")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = [line for line in text.splitlines() if _name_in(line) not in values]
+    write_private(path, "\n".join([*lines, *(f"{name}={value}" for name, value in values.items())]) + "\n")
+
+
+def _name_in(line: str) -> str:
+    return line.strip().removeprefix("export ").partition("=")[0].strip()
 
 
 def is_exposed(path: Path) -> bool:

@@ -24,12 +24,16 @@ class FilterFile(Section):
 def run_filter(files: Sequence[Path], sets: Sequence[str], project: Path) -> dict[str, Any]:
     """Filters as the TOML ``files`` and ``sets`` say; relative paths are in ``project``. Returns the report as JSON.
 
+    Its ``warnings`` name keys without effect.
+
     Raises what ``load_config`` and ``apply_filter`` raise.
     """
-    given = load_config(FilterFile, files, sets).config.filter
+    resolved = load_config(FilterFile, files, sets)
+    given = resolved.config.filter
     config = given.model_copy(update={"db": project / given.db, "output": project / given.output})
     report = apply_filter(config).report
-    return {**asdict(report), "db": str(config.db), "output": str(config.output), "meta": str(meta_path(config.output))}
+    paths = {"db": str(config.db), "output": str(config.output), "meta": str(meta_path(config.output))}
+    return {**asdict(report), **paths, "warnings": list(resolved.warnings)}
 
 
 def apply_filter(config: FilterConfig) -> FilterResult:
@@ -39,8 +43,8 @@ def apply_filter(config: FilterConfig) -> FilterResult:
     """
     with TraceDB(config.db, read_only=True) as database:
         by_seed = SessionQuery(order="seed")  # the order in which episodes finished differs from run to run
-        splits = {one.rollout_id: str(one.metadata.get("split", "")) for one in database.sessions(by_seed)}
-        result = filter_rollouts(database.rollouts(by_seed), config, splits)
+        metadata = {one.rollout_id: one.metadata for one in database.sessions(by_seed)}
+        result = filter_rollouts(database.rollouts(by_seed), config, metadata)
     write_sft(config.output, result.examples, _meta(config, result.report))
     return result
 

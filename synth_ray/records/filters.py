@@ -10,15 +10,22 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from synth_ray.core.config import Section
 from synth_ray.core.errors import NotFoundError
+from synth_ray.core.hashing import canonical_json, sha256_text
 from synth_ray.core.types import Rollout, Turn
 from synth_ray.records.chat_formats import FORMATS
+
+Metadata = Mapping[str, Mapping[str, Any]]
+"""What each episode was stored with, by rollout id."""
+Moment = Annotated[datetime, AfterValidator(lambda time: time if time.tzinfo else time.replace(tzinfo=UTC))]
+"""A point in time: ISO 8601 or seconds since 1970; UTC unless it says otherwise."""
 
 
 class FilterConfig(Section):
@@ -32,6 +39,14 @@ class FilterConfig(Section):
     """Lowest outcome reward to keep."""
     max_official_score: float | None = Field(default=None, allow_inf_nan=False)
     """Highest outcome reward to keep."""
+    min_judge_scores: Mapping[str, FiniteFloat] = {}
+    """Lowest score by judge, from the metadata entry ``judge_scores``; an episode without the score is dropped."""
+    max_judge_scores: Mapping[str, FiniteFloat] = {}
+    """Highest score by judge."""
+    min_created_at: Moment | None = None
+    """Earliest start of an episode."""
+    max_created_at: Moment | None = None
+    """Latest start of an episode."""
     models: tuple[str, ...] = ()
     """Models whose episodes to keep."""
     task_ids: tuple[str, ...] = ()
@@ -44,6 +59,10 @@ class FilterConfig(Section):
     """Most turns with an unusable reply that an episode may have."""
     drop_turn_kinds: tuple[str, ...] = ()
     """Leaves out turns whose reply has this ``kind``; ``invalid`` stands for every unusable reply."""
+    deduplicate: bool = False
+    """Leaves out a turn whose messages, reply included, are those of an earlier line."""
+    offset: int = Field(0, ge=0)
+    """Episodes to skip, after ``shuffle``."""
     limit: int | None = Field(default=None, ge=1)
     """Most episodes to keep."""
     shuffle: bool = False
@@ -55,9 +74,15 @@ class FilterConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        low, high = self.min_official_score, self.max_official_score
-        if low is not None and high is not None and low > high:
-            raise ValueError("min_official_score is above max_official_score")
+        ranges: list[tuple[str, Any, Any]] = [
+            ("official_score", self.min_official_score, self.max_official_score),
+            ("created_at", self.min_created_at, self.max_created_at),
+        ]
+        both = sorted(self.min_judge_scores.keys() & self.max_judge_scores.keys())
+        ranges += [(f"judge_scores.{key}", self.min_judge_scores[key], self.max_judge_scores[key]) for key in both]
+        for name, low, high in ranges:
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"min_{name} is above max_{name}")
         if self.shuffle_seed is not None and not self.shuffle:
             raise ValueError("shuffle_seed needs shuffle = true")
         return self
@@ -84,27 +109,28 @@ class FilterResult:
 
 
 def filter_rollouts(
-    rollouts: Iterable[Rollout], config: FilterConfig, splits: Mapping[str, str] | None = None
+    rollouts: Iterable[Rollout], config: FilterConfig, metadata: Metadata | None = None
 ) -> FilterResult:
-    """Applies the rules, then shuffle and limit, and makes one line per turn that is left.
+    """Applies the rules, then shuffle, offset and limit, and makes one line per turn that is left.
 
-    ``splits`` maps rollout ids to splits. Raises NotFoundError if no line is left.
+    Raises NotFoundError if no line is left.
     """
     kept: list[Rollout] = []
     dropped: Counter[str] = Counter()
     scores: list[float] = []
     for rollout in rollouts:
         scores.append(rollout.outcome)
-        rule = _broken_rule(rollout, config, splits or {})
+        rule = _broken_rule(rollout, config, (metadata or {}).get(rollout.rollout_id, {}))
         if rule:
             dropped[rule] += 1
         else:
             kept.append(rollout)
     if config.shuffle:
         random.Random(config.shuffle_seed or 0).shuffle(kept)  # noqa: S311 (not for secrets)
-    chosen = kept[: config.limit]
-    if len(chosen) < len(kept):
-        dropped["limit"] = len(kept) - len(chosen)
+    skipped, rest = kept[: config.offset], kept[config.offset :]
+    chosen = rest[: config.limit]
+    dropped.update({"offset": len(skipped), "limit": len(rest) - len(chosen)})
+    dropped = +dropped
     lines, dropped_turns = _lines(chosen, config)
     best = max(scores, default=None)
     report = FilterReport(len(scores), len(chosen), len(lines), dict(dropped), dict(dropped_turns), best)
@@ -113,58 +139,107 @@ def filter_rollouts(
     return FilterResult(tuple(lines), report)
 
 
-def _below(rollout: Rollout, config: FilterConfig) -> bool:
+def _below(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
     return config.min_official_score is not None and rollout.outcome < config.min_official_score
 
 
-def _above(rollout: Rollout, config: FilterConfig) -> bool:
+def _above(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
     return config.max_official_score is not None and rollout.outcome > config.max_official_score
 
 
-def _other_model(rollout: Rollout, config: FilterConfig) -> bool:
+def _other_model(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
     return bool(config.models) and rollout.model not in config.models
 
 
-def _other_task(rollout: Rollout, config: FilterConfig) -> bool:
+def _other_task(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
     return bool(config.task_ids) and rollout.task not in config.task_ids
 
 
-def _lacks_achievement(rollout: Rollout, config: FilterConfig) -> bool:
+def _other_split(_: Rollout, config: FilterConfig, metadata: Mapping[str, Any]) -> bool:
+    return bool(config.splits) and metadata.get("split") not in config.splits
+
+
+def _lacks_achievement(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
     return not set(config.required_achievements) <= set(rollout.achievements)
 
 
-def _too_many_invalid(rollout: Rollout, config: FilterConfig) -> bool:
+def _too_many_invalid(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
     return config.max_invalid_turns is not None and rollout.invalid_turns > config.max_invalid_turns
 
 
-RULES: Mapping[str, Callable[[Rollout, FilterConfig], bool]] = {
+def _judged_below(_: Rollout, config: FilterConfig, metadata: Mapping[str, Any]) -> bool:
+    scores = _judge_scores(metadata)
+    return any(name not in scores or scores[name] < low for name, low in config.min_judge_scores.items())
+
+
+def _judged_above(_: Rollout, config: FilterConfig, metadata: Mapping[str, Any]) -> bool:
+    scores = _judge_scores(metadata)
+    return any(name not in scores or scores[name] > high for name, high in config.max_judge_scores.items())
+
+
+def _too_early(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
+    started = _started(rollout)
+    return config.min_created_at is not None and (started is None or started < config.min_created_at)
+
+
+def _too_late(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
+    started = _started(rollout)
+    return config.max_created_at is not None and (started is None or started > config.max_created_at)
+
+
+RULES: Mapping[str, Callable[[Rollout, FilterConfig, Mapping[str, Any]], bool]] = {
+    "splits": _other_split,
     "models": _other_model,
     "task_ids": _other_task,
     "min_official_score": _below,
     "max_official_score": _above,
+    "min_judge_scores": _judged_below,
+    "max_judge_scores": _judged_above,
+    "min_created_at": _too_early,
+    "max_created_at": _too_late,
     "required_achievements": _lacks_achievement,
     "max_invalid_turns": _too_many_invalid,
 }
 
 
-def _broken_rule(rollout: Rollout, config: FilterConfig, splits: Mapping[str, str]) -> str:
-    if config.splits and splits.get(rollout.rollout_id) not in config.splits:
-        return "splits"
-    return next((name for name, breaks in RULES.items() if breaks(rollout, config)), "")
+def _broken_rule(rollout: Rollout, config: FilterConfig, metadata: Mapping[str, Any]) -> str:
+    return next((name for name, breaks in RULES.items() if breaks(rollout, config, metadata)), "")
+
+
+def _judge_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
+    scores = metadata.get("judge_scores")
+    given = scores.items() if isinstance(scores, Mapping) else ()
+    return {name: float(score) for name, score in given if isinstance(score, int | float)}
+
+
+def _started(rollout: Rollout) -> datetime | None:
+    try:
+        started = datetime.fromisoformat(rollout.started_at)
+    except ValueError:
+        return None
+    return started if started.tzinfo else started.replace(tzinfo=UTC)
 
 
 def _lines(rollouts: Sequence[Rollout], config: FilterConfig) -> tuple[list[dict[str, Any]], Counter[str]]:
     lines: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
+    seen: set[str] = set()
     for rollout in rollouts:
         for turn in rollout.turns:
             if _kinds(turn) & set(config.drop_turn_kinds):
                 dropped["drop_turn_kinds"] += 1
                 continue
             try:
-                lines.append(_line(rollout, turn, config.format))
+                line = _line(rollout, turn, config.format)
             except ValueError:
                 dropped["format"] += 1
+                continue
+            key = sha256_text(canonical_json(line["messages"])) if config.deduplicate else ""
+            if key in seen:
+                dropped["deduplicate"] += 1
+                continue
+            seen.update([key] if key else [])
+            lines.append(line)
     return lines, dropped
 
 

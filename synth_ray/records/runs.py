@@ -230,7 +230,7 @@ def _name_in_use(path: Path, config: Mapping[str, Any]) -> ConflictError:
     which = "this" if same else "another"
     return ConflictError(
         f"the name {path.name!r} is in use by a run with {which} configuration",
-        "choose another --run-name, or go on with it: the same command and --resume",
+        f"choose another --run-name, or go on with it: --resume {path.name}",
         path=str(path),
     )
 

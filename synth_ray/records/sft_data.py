@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synth_ray.core.errors import CorruptError, NotFoundError
-from synth_ray.core.hashing import canonical_json
+from synth_ray.core.hashing import canonical_json, sha256_text
 from synth_ray.core.types import Message
 from synth_ray.records.chat_formats import to_trl
 from synth_ray.records.disk import write_atomic
@@ -32,9 +32,14 @@ class SftChat:
 
 
 def write_sft(path: Path, lines: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
-    """Writes the JSONL file, then its sidecar ``<path>.meta.json``; each appears whole. Raises StorageError."""
-    write_atomic(path, "".join(f"{to_json(line)}\n" for line in lines))
-    write_atomic(meta_path(path), json.dumps(meta, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Writes the JSONL file, then its sidecar ``<path>.meta.json``; each appears whole. Raises StorageError.
+
+    The sidecar is ``meta`` and the ``sha256`` of the file.
+    """
+    text = "".join(f"{to_json(line)}\n" for line in lines)
+    write_atomic(path, text)
+    sidecar = {**meta, "sha256": sha256_text(text)}
+    write_atomic(meta_path(path), json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def meta_path(path: Path) -> Path:

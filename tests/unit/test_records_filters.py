@@ -87,10 +87,57 @@ def test_every_rule_drops_what_breaks_it(rule: str, changes: dict[str, Any], bad
 
 def test_splits_come_from_the_metadata() -> None:
     result = filter_rollouts(
-        [rollout("a"), rollout("b"), rollout("c")], config(splits=["train"]), {"a": "train", "b": "test"}
+        [rollout("a"), rollout("b"), rollout("c")],
+        config(splits=["train"]),
+        {"a": {"split": "train"}, "b": {"split": "test"}},
     )
     assert {line["metadata"]["rollout_id"] for line in result.examples} == {"a"}
     assert result.report.dropped == {"splits": 2}
+
+
+def test_judge_scores_come_from_the_metadata() -> None:
+    metadata = {name: {"judge_scores": {"quality": score}} for name, score in (("a", 0.9), ("b", 0.4), ("c", "high"))}
+    episodes = [rollout(name) for name in "abcd"]
+    result = filter_rollouts(episodes, config(min_judge_scores={"quality": 0.5}), metadata)
+    assert {line["metadata"]["rollout_id"] for line in result.examples} == {"a"}
+    assert result.report.dropped == {"min_judge_scores": 3}  # too low, not a number, not judged
+    result = filter_rollouts(episodes, config(max_judge_scores={"quality": 0.5}), metadata)
+    assert {line["metadata"]["rollout_id"] for line in result.examples} == {"b"}
+
+
+@pytest.mark.parametrize("moment", ["2026-01-02T00:00:00", "2026-01-02T01:00:00+01:00", 1767312000])
+def test_episodes_by_their_start(moment: Any) -> None:
+    starts = {"a": "2026-01-01T23:59:59Z", "b": "2026-01-02T00:00:00Z", "c": "2026-01-02T00:00:01+00:00", "d": "?"}
+    episodes = [rollout(name, started_at=start) for name, start in starts.items()]
+    kept = {
+        rule: {line["metadata"]["rollout_id"] for line in filter_rollouts(episodes, config(**{rule: moment})).examples}
+        for rule in ("min_created_at", "max_created_at")
+    }
+    assert kept == {"min_created_at": {"b", "c"}, "max_created_at": {"a", "b"}}
+
+
+def test_equal_lines_are_written_once() -> None:
+    episodes = [rollout("a"), rollout("b", outcome=1.0), rollout("c", turns=(turn(0), turn(7)))]
+    result = filter_rollouts(episodes, config(deduplicate=True))
+    ids = [(line["metadata"]["rollout_id"], line["metadata"]["turn"]) for line in result.examples]
+    assert ids == [("a", 0), ("a", 1), ("c", 7)]
+    assert result.report.dropped_turns == {"deduplicate": 3}
+    assert len(filter_rollouts(episodes, config()).examples) == 6
+
+
+def test_offset_skips_after_the_shuffle() -> None:
+    episodes = [rollout(f"r{at}") for at in range(9)]
+
+    def ids(**changes: Any) -> list[str]:
+        lines = filter_rollouts(episodes, config(shuffle=True, shuffle_seed=3, **changes)).examples
+        return [line["metadata"]["rollout_id"] for line in lines if line["metadata"]["turn"] == 0]
+
+    assert ids(offset=2, limit=4) == ids()[2:6]
+    report = filter_rollouts(episodes, config(offset=2, limit=4)).report
+    assert report.dropped == {"offset": 2, "limit": 3}
+    with pytest.raises(NotFoundError, match="none of the 9") as caught:
+        filter_rollouts(episodes, config(offset=9))
+    assert "offset" in caught.value.hint
 
 
 def test_turn_kinds_are_left_out() -> None:
@@ -134,6 +181,11 @@ def test_limit_counts_episodes_and_shuffle_is_seeded() -> None:
         {"min_offical_score": 1.0},
         {"min_official_score": 2.0, "max_official_score": 1.0},
         {"min_official_score": math.nan},
+        {"min_judge_scores": {"quality": "high"}},
+        {"min_judge_scores": {"quality": 0.6}, "max_judge_scores": {"quality": 0.5}},
+        {"min_created_at": "yesterday"},
+        {"min_created_at": "2026-01-02", "max_created_at": "2026-01-01"},
+        {"offset": -1},
         {"limit": 0},
         {"max_invalid_turns": -1},
         {"shuffle_seed": 1},
@@ -213,6 +265,7 @@ def test_from_database_to_file(tmp_path: Path) -> None:
     meta = json.loads(meta_path(output).read_text())
     assert meta["source"]["sha256"] == sha256_file(tmp_path / "traces" / "t.db")
     assert meta["filter"]["min_official_score"] == 1.0
+    assert meta["sha256"] == sha256_file(output)
     assert (meta["episodes"], meta["lines"], meta["dropped"]) == (2, 4, {"splits": 1})
     before = output.read_bytes()
     with pytest.raises(NotFoundError):
