@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from jobs.models import built_in
 from synth_ray.core.config import load_config
 from synth_ray.core.paths import Home
-from synth_ray.core.sections import EvalConfig, RLConfig, SFTConfig
+from synth_ray.core.sections import EvalConfig, RLConfig
+from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.core.types import EpisodeSpec, GenerateRequest, GenerateResult, Rollout, Weights
 from synth_ray.learn.lora import attach
 from synth_ray.learn.optimizer import build_optimizer
@@ -27,9 +28,9 @@ from synth_ray.rollout.chat import Chat, load_chat
 from synth_ray.rollout.episode import play
 from synth_ray.rollout.policy import EnginePolicy, TeacherPolicy
 from synth_ray.rollout.task import Task
-from synth_ray.runtime.batching import build_batch, group_specs
-from synth_ray.runtime.sft_trainer import _config as sft_config
-from synth_ray.runtime.trainer import _lora_spec, _update_config
+from synth_ray.runtime.batching import build_batch, group_specs, reward_spec
+from synth_ray.runtime.sft_trainer import loop_config
+from synth_ray.runtime.trainer import _update_config, lora_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "new-environment"
@@ -144,16 +145,22 @@ def test_rewards_rise(task: Task, model_dir: Path) -> None:
         for rollout in teach(task, range(1000, 1400), 0.35)
         for turn in rollout.turns
     ]
-    train(model, examples, sft_config(load_config(SFTConfig, [EXAMPLE / "sft.toml"]).config), chat.pad_id)
+    train(model, examples, loop_config(load_config(SFTConfig, [EXAMPLE / "sft.toml"]).config), chat.pad_id)
     config = load_config(RLConfig, [EXAMPLE / "rl.toml"]).config
-    policy = attach(model, _lora_spec(config), 0)
+    policy = attach(model, lora_spec(config.lora), 0)
     optimizer = build_optimizer(policy, config.training.learning_rate)
     rewards = []
     for step in range(config.training.iterations):
         groups = asyncio.run(_groups(task, config, HfEngine(policy, chat), chat, step))
         rollouts = [rollout for group in groups for rollout in group]
         rewards.append(sum(rollout.outcome for rollout in rollouts) / len(rollouts))
-        update(policy, optimizer, build_batch(groups, config.training).samples, _update_config(config), step)
+        update(
+            policy,
+            optimizer,
+            build_batch(groups, config.training, reward_spec(config)).samples,
+            _update_config(config),
+            step,
+        )
     print("batch rewards", [round(one, 2) for one in rewards])
     assert 0.2 < rewards[0] < 1.5
     assert statistics.fmean(rewards[-3:]) > rewards[0] + 0.2
