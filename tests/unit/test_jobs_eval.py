@@ -11,7 +11,9 @@ from synth_ray.core.types import RewardSpec
 
 def specs(env_config: dict[str, Any]) -> Any:
     section = {"model": "expert", "provider": "expert", "seeds": "3", "env_config": env_config}
-    job: Any = SimpleNamespace(config=validate(EvalConfig, {"eval": section}), job_id="job_1")
+    job: Any = SimpleNamespace(
+        config=validate(EvalConfig, {"eval": section}), job_id="job_1", name="job_1", resume=False
+    )
     (spec,) = _specs(job, None)
     return spec
 

@@ -138,7 +138,9 @@ def evaluation(server: FakeProvider, **settings: Any) -> Any:
     policy = {"max_tokens": 99, "body": {"thinking_mode": "no_think"}}
     values = {"model": "fake-model", "provider": server.origin, "seeds": "0-3", "max_turns": 2, "policy_config": policy}
     config = validate(EvalConfig, {"eval": {**values, **settings}})
-    return SimpleNamespace(config=config, job_id="job_1", home=SimpleNamespace(project=Path("/p")))
+    return SimpleNamespace(
+        config=config, job_id="job_1", name="job_1", resume=False, home=SimpleNamespace(project=Path("/p"))
+    )
 
 
 def test_an_evaluation_counts_failures_and_loses_no_finished_rollout(server: FakeProvider, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ MISTAKES = [
     Mistake("run name that is a path", "train rl -c {rl} --run-name ../up", 2, ("not a usable name", "lower-case")),
     Mistake("run name in use", "train rl -c {rl} --run-name taken", 5, ("in use", "--resume")),
     Mistake("run that is running", "train rl -c {rl} --run-name live", 5, ("running already", "synth-ray logs live")),
-    Mistake("resume of nothing", "train rl -c {rl} --run-name none --resume", 4, ("no run 'none'", "without --resume")),
+    Mistake("resume of nothing", "train rl --resume none", 4, ("no run 'none'",)),
     Mistake("no cluster", "train sft -c {sft}", 3, ("no local cluster", "synth-ray deploy")),
     Mistake("job that is not there", "logs job_taken1", 4, ("no job 'job_taken1'", "job_taken")),
     Mistake("waiting for nobody", "train wait", 2, ("say what to wait for",)),
