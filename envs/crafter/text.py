@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from envs.crafter.rules import DOWN, ITEM_MAX, LEFT, RIGHT, UP, VITALS, Direction
+from envs.crafter.rules import DOWN, ITEM_MAX, LEFT, MATERIAL_ID, RIGHT, UP, VITALS, Direction
 from envs.crafter.view import WINDOW, WorldView
 
 LETTERS: dict[Direction, str] = {LEFT: "L", RIGHT: "R", UP: "U", DOWN: "D"}
@@ -17,6 +17,7 @@ COMPACT_WORDS = 95
 """The most words and punctuation marks of a compact text; with 5 more for a chat template it stays at 100 tokens."""
 
 _GROUND = frozenset({"grass", "path", "sand"})
+_GROUND_IDS = bytes(MATERIAL_ID[name] for name in sorted(_GROUND))
 _NEAR_SHOWN = 7
 _WORDS_OF_A_NEAR_THING = 4  # its name, two offsets and a comma
 _WORD = re.compile(r"\w+|[^\w\s]+")
@@ -58,11 +59,11 @@ def compact(view: WorldView, moment: Moment = START) -> str:
 
     It never has more than COMPACT_WORDS words: late in a game the farthest near things are left out.
     """
-    x, y = view.position
+    (x, y), inventory = view.position, view.inventory
     front = thing_name(view, x + view.facing[0], y + view.facing[1])
     blocked = [letter for step, letter in LETTERS.items() if _blocked(view, x + step[0], y + step[1])]
-    low = [f"{name} {view.inventory[name]}" for name in VITALS if view.inventory[name] < ITEM_MAX[name]]
-    have = [f"{name} {count}" for name, count in view.inventory.items() if count and name not in VITALS]
+    low = [f"{name} {inventory[name]}" for name in VITALS if inventory[name] < ITEM_MAX[name]]
+    have = [f"{name} {count}" for name, count in inventory.items() if count and name not in VITALS]
     before = [f"face {LETTERS[view.facing]} {front}.", _sentence("blocked", blocked)]
     after = [
         _sentence("low", low),
@@ -108,16 +109,11 @@ def thing_name(view: WorldView, x: int, y: int, outside: str = EDGE) -> str:
 
 def nearest_things(view: WorldView, count: int = _NEAR_SHOWN) -> list[str]:
     """The nearest of each kind in the window that is not plain ground, with its offset: ``tree 4L 2D``."""
-    x, y = view.position
     best: dict[str, tuple[int, int, int]] = {}
-    for dx in range(-WINDOW[0], WINDOW[0] + 1):
-        for dy in range(-WINDOW[1], WINDOW[1] + 1):
-            name = thing_name(view, x + dx, y + dy)
-            distance = abs(dx) + abs(dy)
-            if name in _GROUND or name == EDGE or distance == 0:
-                continue
-            if name not in best or distance < best[name][0]:
-                best[name] = (distance, dx, dy)
+    for dx, dy, name in view.sights(WINDOW, _GROUND_IDS):
+        distance = abs(dx) + abs(dy)
+        if distance and (name not in best or distance < best[name][0]):
+            best[name] = (distance, dx, dy)
     ranked = sorted((distance, name, dx, dy) for name, (distance, dx, dy) in best.items())
     return [f"{name} {offset(dx, dy)}" for _, name, dx, dy in ranked[:count]]
 

@@ -77,6 +77,24 @@ class WorldView:
         thing = self._world.thing_at(x, y)
         return None if thing is None else thing.kind
 
+    def sights(self, reach: Position, ordinary: bytes) -> Iterator[tuple[int, int, str]]:
+        """Offset and name of what is on the cells around the player, column by column.
+
+        Cells without a thing whose material id is in ``ordinary`` are left out; so is what is outside of the map.
+        """
+        world = self._world
+        x, y = world.player.pos
+        top, bottom = max(y - reach[1], 0), min(y + reach[1] + 1, world.height)
+        for column in range(max(x - reach[0], 0), min(x + reach[0] + 1, world.width)):
+            cells = slice(column * world.height + top, column * world.height + bottom)
+            materials, ids = world.material[cells], world.thing_ids[cells]
+            if not (materials.translate(None, ordinary) or any(ids)):
+                continue
+            for row, (material, index) in enumerate(zip(materials, ids, strict=True), start=top):
+                name = world.things[index].kind if index else MATERIALS[material]
+                if name is not None and (index or material not in ordinary):
+                    yield column - x, row - y, name
+
     def objects(self) -> Iterator[tuple[str, Position]]:
         """Kind and cell of every thing but the player, oldest first."""
         player = self._world.player
