@@ -29,6 +29,8 @@ from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_b
 from synth_ray.runtime.adapters import store_actor
 from synth_ray.runtime.batching import sampling
 from synth_ray.runtime.devices import EngineSpec, plan
+from synth_ray.runtime.judging import JudgePlan, plan_judge
+from synth_ray.runtime.panel import Panel
 from synth_ray.runtime.placement import check_gpus
 
 _WRITE_EVERY = 64
@@ -38,6 +40,8 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     """Plays the seeds and returns the summary."""
     config = job.config.eval
     app_id = get_task(config.app_id).name
+    # A judge that can't be asked ends the job here, before anything is started.
+    judges = {one.name: plan_judge(one, None, job.env_file, job.home) for one in config.judges}
     app.start_serve(job.http_port, job.home.serve_lock)
     wanted = [app.task(app_id, job.env_file)]
     weights = None
@@ -50,11 +54,11 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     app.ensure(wanted, job.home.serve_lock)
     for one in wanted:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
-    rollouts = _play(job, app.handle(app_id), weights)
+    rollouts, reports = _play(job, app.handle(app_id), weights, judges)
     failed = [rollout for rollout in rollouts if not rollout.ok]
     if len(failed) == len(rollouts):
         raise JobFailed(f"all {len(rollouts)} rollouts failed; the first: {failed[0].error}")
-    return _result(job, rollouts)
+    return _result(job, rollouts, reports)
 
 
 def preflight(config: Any) -> None:
@@ -115,26 +119,64 @@ def _endpoint(config: Eval) -> Endpoint | None:
     return Endpoint(config.remote_url, config.model, vendor, policy.body, timeout_s=policy.request_timeout_s)
 
 
-def _play(job: Job[EvalConfig], task_app: Any, weights: Weights | None) -> list[Rollout]:
+def _play(
+    job: Job[EvalConfig], task_app: Any, weights: Weights | None, judges: Mapping[str, JudgePlan]
+) -> tuple[list[Rollout], Mapping[str, Any]]:
+    """The rollouts, and what there is to say about every judge."""
     config = job.config.eval
     specs = _specs(job, weights)
-    done: list[Rollout] = []
-    unsaved: list[Rollout] = []
-    metadata = {"split": config.split, "job_id": job.job_id}
     with TraceDB(trace_db(job)) as traces:
+        written = _Written(traces, {"split": config.split, "job_id": job.job_id})
 
-        def on_done(rollout: Rollout) -> None:
-            done.append(rollout)
-            unsaved.append(rollout)
-            job.report("play", len(done), len(specs), f"rollouts of {config.model}")
-            if len(unsaved) >= _WRITE_EVERY:
-                traces.add(unsaved, metadata)
-                unsaved.clear()
+        async def main() -> tuple[list[Rollout], Mapping[str, Any]]:
+            panel = Panel(judges)
+
+            async def on_done(rollout: Rollout) -> None:
+                written.played(rollout)
+                written.judged(rollout, await panel.review(rollout))
+                job.report("play", written.done, len(specs), f"rollouts of {config.model}")
+
+            try:
+                rollouts = await play_all(task_app, specs, config.concurrency, on_done)
+                return rollouts, panel.report(rollouts)
+            finally:
+                await panel.aclose()
 
         try:
-            return asyncio.run(play_all(task_app, specs, config.concurrency, on_done))
+            return asyncio.run(main())
         finally:
-            traces.add(unsaved, metadata)
+            written.everything()
+
+
+class _Written:
+    """Puts rollouts into the trace database, many at a time; at the end also those that no judge has answered for."""
+
+    def __init__(self, traces: TraceDB, metadata: Mapping[str, Any]) -> None:
+        self._traces, self._metadata = traces, metadata
+        self._waiting: dict[str, Rollout] = {}
+        self._ready: dict[str, Mapping[str, Any]] = {}
+        self.done = 0
+
+    def played(self, rollout: Rollout) -> None:
+        """A rollout that may still get reviews."""
+        self._waiting[rollout.rollout_id] = rollout
+
+    def judged(self, rollout: Rollout, own: Mapping[str, Any]) -> None:
+        """A rollout that is complete, with metadata of its own."""
+        self._ready[rollout.rollout_id] = own
+        self.done += 1
+        if len(self._ready) >= _WRITE_EVERY:
+            self._add([self._waiting[one] for one in self._ready])
+
+    def everything(self) -> None:
+        """Whatever is not written yet."""
+        self._add(list(self._waiting.values()))
+
+    def _add(self, rollouts: list[Rollout]) -> None:
+        self._traces.add(rollouts, self._metadata, self._ready)
+        for rollout in rollouts:
+            del self._waiting[rollout.rollout_id]
+        self._ready.clear()
 
 
 def trace_db(job: Job[EvalConfig]) -> Path:
@@ -142,7 +184,9 @@ def trace_db(job: Job[EvalConfig]) -> Path:
     return job.home.project / job.config.eval.trace_db
 
 
-def _result(job: Job[EvalConfig], rollouts: list[Rollout]) -> Mapping[str, Any]:
+def _result(
+    job: Job[EvalConfig], rollouts: list[Rollout], judges: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
     ok = [rollout for rollout in rollouts if rollout.ok]
     failures = [rollout.error for rollout in rollouts if not rollout.ok]
     scores = summary(ok)
@@ -157,6 +201,7 @@ def _result(job: Job[EvalConfig], rollouts: list[Rollout]) -> Mapping[str, Any]:
         "invalid_turn_rate": scores.invalid_turn_rate,
         "mean_actions": scores.mean_actions,
         "achievement_rates": dict(scores.achievement_rates),
+        "judges": dict(judges or {}),
         "trace_db": str(trace_db(job)),
     }
 

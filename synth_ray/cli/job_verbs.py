@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from synth_ray.cli import options
+from synth_ray.cli.judge_verbs import agreement_lines
 from synth_ray.cli.output import clean, data, data_json, say, scores_table
 
 
@@ -49,6 +50,10 @@ def evaluate(
         data_json("eval", result)
     else:
         data(scores_table([result]))
+        for name, report in result["judges"].items():
+            say(f"judge {name}: mean {'-' if report['mean_score'] is None else format(report['mean_score'], '.3f')}")
+            for line in agreement_lines(report):
+                say(f"  {line}")
         say(f"traces: {result['trace_db']}")
 
 

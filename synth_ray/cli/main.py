@@ -9,7 +9,7 @@ from types import FrameType
 import click
 
 from synth_ray import __version__
-from synth_ray.cli import cluster_verbs, job_verbs, quickstart_verb, status_verbs
+from synth_ray.cli import cluster_verbs, job_verbs, judge_verbs, quickstart_verb, status_verbs
 from synth_ray.cli.output import report_error, say
 from synth_ray.core.errors import SynthRayError
 
@@ -37,6 +37,7 @@ for command in (
     job_verbs.filter_,
     job_verbs.train,
     job_verbs.logs,
+    judge_verbs.judge,
     status_verbs.status,
 ):
     cli.add_command(command)

@@ -6,6 +6,7 @@ about files.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,10 @@ class FilterConfig(Section):
     """Lowest outcome reward to keep."""
     max_official_score: float | None = Field(default=None, allow_inf_nan=False)
     """Highest outcome reward to keep."""
+    min_judge_scores: Mapping[str, float] = {}
+    """Lowest score to keep, by judge; an episode without that judge's score is dropped."""
+    max_judge_scores: Mapping[str, float] = {}
+    """Highest score to keep, by judge; an episode without that judge's score is dropped."""
     models: tuple[str, ...] = ()
     """Models whose episodes to keep."""
     task_ids: tuple[str, ...] = ()
@@ -58,6 +63,9 @@ class FilterConfig(Section):
         low, high = self.min_official_score, self.max_official_score
         if low is not None and high is not None and low > high:
             raise ValueError("min_official_score is above max_official_score")
+        for name in self.min_judge_scores.keys() & self.max_judge_scores.keys():
+            if self.min_judge_scores[name] > self.max_judge_scores[name]:
+                raise ValueError(f"min_judge_scores.{name} is above max_judge_scores.{name}")
         if self.shuffle_seed is not None and not self.shuffle:
             raise ValueError("shuffle_seed needs shuffle = true")
         return self
@@ -84,18 +92,19 @@ class FilterResult:
 
 
 def filter_rollouts(
-    rollouts: Iterable[Rollout], config: FilterConfig, splits: Mapping[str, str] | None = None
+    rollouts: Iterable[Rollout], config: FilterConfig, metadata: Mapping[str, Mapping[str, Any]] | None = None
 ) -> FilterResult:
     """Applies the rules, then shuffle and limit, and makes one line per turn that is left.
 
-    ``splits`` maps rollout ids to splits. Raises NotFoundError if no line is left.
+    ``metadata`` holds by rollout id what was stored with it: its ``split`` and ``judge_scores``. Raises NotFoundError
+    if no line is left.
     """
     kept: list[Rollout] = []
     dropped: Counter[str] = Counter()
     scores: list[float] = []
     for rollout in rollouts:
         scores.append(rollout.outcome)
-        rule = _broken_rule(rollout, config, splits or {})
+        rule = _broken_rule(rollout, config, (metadata or {}).get(rollout.rollout_id, {}))
         if rule:
             dropped[rule] += 1
         else:
@@ -147,10 +156,21 @@ RULES: Mapping[str, Callable[[Rollout, FilterConfig], bool]] = {
 }
 
 
-def _broken_rule(rollout: Rollout, config: FilterConfig, splits: Mapping[str, str]) -> str:
-    if config.splits and splits.get(rollout.rollout_id) not in config.splits:
+def _broken_rule(rollout: Rollout, config: FilterConfig, metadata: Mapping[str, Any]) -> str:
+    if config.splits and metadata.get("split") not in config.splits:
         return "splits"
+    given = metadata.get("judge_scores")
+    scores = given if isinstance(given, Mapping) else {}
+    if not all(_number(scores.get(name)) >= low for name, low in config.min_judge_scores.items()):
+        return "min_judge_scores"
+    if not all(_number(scores.get(name)) <= high for name, high in config.max_judge_scores.items()):
+        return "max_judge_scores"
     return next((name for name, breaks in RULES.items() if breaks(rollout, config)), "")
+
+
+def _number(score: Any) -> float:
+    """A score that is missing or no number is NaN, which no bound lets through."""
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else math.nan
 
 
 def _lines(rollouts: Sequence[Rollout], config: FilterConfig) -> tuple[list[dict[str, Any]], Counter[str]]:

@@ -87,7 +87,9 @@ def test_every_rule_drops_what_breaks_it(rule: str, changes: dict[str, Any], bad
 
 def test_splits_come_from_the_metadata() -> None:
     result = filter_rollouts(
-        [rollout("a"), rollout("b"), rollout("c")], config(splits=["train"]), {"a": "train", "b": "test"}
+        [rollout("a"), rollout("b"), rollout("c")],
+        config(splits=["train"]),
+        {"a": {"split": "train"}, "b": {"split": "test"}},
     )
     assert {line["metadata"]["rollout_id"] for line in result.examples} == {"a"}
     assert result.report.dropped == {"splits": 2}
