@@ -148,6 +148,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ("", "reply is empty"),
     ("I'd say 10/10.", "not one JSON object"),
     (f"Here it is: {json.dumps(verdict())}", "not one JSON object"),
+    (f"Well.\n```json\n{json.dumps(verdict())}\n```", "not one JSON object"),
     (json.dumps(verdict()) * 2, "not one JSON object"),
     (json.dumps(verdict())[:-5], "not one JSON object"),
     ("[" * 50_000, "not one JSON object"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.judge_sections import JudgeOptions
-from synth_ray.rollout.judge.rubric import Criterion, Rubric, aggregate
+from synth_ray.rollout.judge.rubric import AGGREGATIONS, SCALES, Criterion, Rubric, aggregate
 from synth_ray.rollout.judge.rubric_file import judged_rubrics, load_rubrics, parse_rubrics
 
 RUBRICS = sorted((Path(__file__).resolve().parents[2] / "configs" / "rubrics").glob("*.json"))
@@ -187,6 +187,12 @@ def test_options_choose_replace_and_weigh() -> None:
     weighed = judged_rubrics(options(rubric_overrides={"event": own}, weights={"progress": 2, "process": 0, "else": 3}))
     assert weighed.event is not None
     assert [(one.id, one.weight) for one in weighed.event.criteria] == [("progress.unique", 1.8)]
+
+
+def test_every_option_is_documented(checkout: Path) -> None:
+    text = (checkout / "docs" / "judges.md").read_text()
+    for name in [*JudgeOptions.model_fields, *SCALES, *AGGREGATIONS]:
+        assert re.search(rf"\b{name}\b", text), name
 
 
 @pytest.mark.parametrize(

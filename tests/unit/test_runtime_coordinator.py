@@ -371,6 +371,7 @@ def test_a_judge_that_never_answers_stalls_nothing_and_abort_still_ends_the_run(
             await asyncio.wait_for(running, 2)
 
     asyncio.run(main())
+    assert not (tmp_path / "b" / "rollouts").exists(), "the step was not gone on with"
 
 
 @pytest.mark.parametrize("answers", ["good", "malformed", "down", "hangs"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _MAX_REASON = 2000
@@ -66,7 +66,6 @@ class Review:
     kind: str = ""
     reason: str = ""
     cached: bool = False
-    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -90,7 +89,7 @@ class Review:
             "event_reviews": [one.as_dict() for one in events],
             "outcome_review": self.outcome_review.as_dict() if self.outcome_review else None,
             "event_totals": [one.total for one in events],
-            "details": {"cached": self.cached, **problem, **self.details},
+            "details": {"cached": self.cached, **problem},
         }
 
 
