@@ -31,6 +31,8 @@ from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_b
 from synth_ray.runtime.adapters import store_actor
 from synth_ray.runtime.batching import sampling
 from synth_ray.runtime.devices import EngineSpec, plan
+from synth_ray.runtime.judging import JudgePlan, plan_judge
+from synth_ray.runtime.panel import Panel
 from synth_ray.runtime.placement import check_gpus
 
 _WRITE_EVERY = 64
@@ -42,6 +44,8 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     get_task(config.app_id)
     if job.resume:
         check_same(job.home.jobs, job.name, job.resolved.as_dict()["config"])
+    # A judge that can't be asked ends the job here, before anything is started.
+    judges = {one.name: plan_judge(one, None, job.env_file, job.home) for one in config.judges}
     app.start_serve(job.http_port, job.home.serve_lock)
     wanted = [app.task(config.app_id, job.env_file, job.home.project)]
     weights = None
@@ -54,11 +58,11 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     app.ensure(wanted, job.home.serve_lock)
     for one in wanted:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
-    rollouts = _play(job, app.handle(wanted[0].name), weights)
+    rollouts, reports = _play(job, app.handle(wanted[0].name), weights, judges)
     failed = [rollout for rollout in rollouts if not rollout.ok]
     if len(failed) == len(rollouts):
         raise JobFailed(f"all {len(rollouts)} rollouts failed; the first: {failed[0].error}")
-    return _result(job, rollouts)
+    return _result(job, rollouts, reports)
 
 
 def preflight(config: Any) -> None:
@@ -121,29 +125,66 @@ def _endpoint(config: Eval) -> Endpoint | None:
     return Endpoint(config.remote_url, config.model, vendor, policy.body, timeout_s=policy.request_timeout_s)
 
 
-def _play(job: Job[EvalConfig], task_app: Any, weights: Weights | None) -> list[Rollout]:
+def _play(
+    job: Job[EvalConfig], task_app: Any, weights: Weights | None, judges: Mapping[str, JudgePlan]
+) -> tuple[list[Rollout], Mapping[str, Any]]:
+    """The rollouts, and what there is to say about every judge."""
     config = job.config.eval
     specs = _specs(job, weights)
-    unsaved: list[Rollout] = []
-    metadata = {"split": config.split, "job_id": job.job_id}
     with TraceDB(trace_db(job)) as traces:
         kept = finished(traces, eval_id(job), config.seeds) if job.resume else {}
-        done = list(kept.values())
+        missing = [spec for spec in specs if spec.group not in kept]
+        written = _Written(traces, {"split": config.split, "job_id": job.job_id})
 
-        def on_done(rollout: Rollout) -> None:
-            done.append(rollout)
-            unsaved.append(rollout)
-            job.report("play", len(done), len(specs), f"rollouts of {config.model}")
-            if len(unsaved) >= _WRITE_EVERY:
-                traces.add(unsaved, metadata)
-                unsaved.clear()
+        async def main() -> tuple[list[Rollout], Mapping[str, Any]]:
+            panel = Panel(judges)
+
+            async def on_done(rollout: Rollout) -> None:
+                written.played(rollout)
+                written.judged(rollout, await panel.review(rollout))
+                job.report("play", len(kept) + written.done, len(specs), f"rollouts of {config.model}")
+
+            try:
+                played = await play_all(task_app, missing, config.concurrency, on_done)
+                return sorted([*kept.values(), *played], key=lambda one: one.group), panel.report(played)
+            finally:
+                await panel.aclose()
 
         try:
-            missing = [spec for spec in specs if spec.group not in kept]
-            played = asyncio.run(play_all(task_app, missing, config.concurrency, on_done))
-            return sorted([*kept.values(), *played], key=lambda rollout: rollout.group)
+            return asyncio.run(main())
         finally:
-            traces.add(unsaved, metadata)
+            written.everything()
+
+
+class _Written:
+    """Puts rollouts into the trace database, many at a time; at the end also those that no judge has answered for."""
+
+    def __init__(self, traces: TraceDB, metadata: Mapping[str, Any]) -> None:
+        self._traces, self._metadata = traces, metadata
+        self._waiting: dict[str, Rollout] = {}
+        self._ready: dict[str, Mapping[str, Any]] = {}
+        self.done = 0
+
+    def played(self, rollout: Rollout) -> None:
+        """A rollout that may still get reviews."""
+        self._waiting[rollout.rollout_id] = rollout
+
+    def judged(self, rollout: Rollout, own: Mapping[str, Any]) -> None:
+        """A rollout that is complete, with metadata of its own."""
+        self._ready[rollout.rollout_id] = own
+        self.done += 1
+        if len(self._ready) >= _WRITE_EVERY:
+            self._add([self._waiting[one] for one in self._ready])
+
+    def everything(self) -> None:
+        """Whatever is not written yet."""
+        self._add(list(self._waiting.values()))
+
+    def _add(self, rollouts: list[Rollout]) -> None:
+        self._traces.add(rollouts, self._metadata, self._ready)
+        for rollout in rollouts:
+            del self._waiting[rollout.rollout_id]
+        self._ready.clear()
 
 
 def eval_id(job: Job[EvalConfig]) -> str:
@@ -156,7 +197,9 @@ def trace_db(job: Job[EvalConfig]) -> Path:
     return job.home.project / job.config.eval.trace_db
 
 
-def _result(job: Job[EvalConfig], rollouts: list[Rollout]) -> Mapping[str, Any]:
+def _result(
+    job: Job[EvalConfig], rollouts: list[Rollout], judges: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
     ok = [rollout for rollout in rollouts if rollout.ok]
     failures = [rollout.error for rollout in rollouts if not rollout.ok]
     scores = summary(ok)
@@ -170,6 +213,7 @@ def _result(job: Job[EvalConfig], rollouts: list[Rollout]) -> Mapping[str, Any]:
         "invalid_turn_rate": scores.invalid_turn_rate,
         "mean_actions": scores.mean_actions,
         "achievement_rates": dict(scores.achievement_rates),
+        "judges": dict(judges or {}),
         "trace_db": str(trace_db(job)),
         **_score(job.config.eval.app_id, ok),
         "eval_id": eval_id(job),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from synth_ray.core.errors import PolicyError
@@ -14,15 +14,18 @@ ATTEMPTS = 3
 
 
 async def play_all(
-    handle: Any, specs: Sequence[EpisodeSpec], concurrency: int, on_done: Callable[[Rollout], None]
+    handle: Any, specs: Sequence[EpisodeSpec], concurrency: int, on_done: Callable[[Rollout], Awaitable[None]]
 ) -> list[Rollout]:
-    """Plays every spec through the task app's ``handle``; ``on_done`` is called as each ends. Keeps the order."""
+    """Plays every spec through the task app's ``handle``; ``on_done`` is awaited as each ends, while others play on.
+
+    Keeps the order.
+    """
     gate = asyncio.Semaphore(concurrency)
 
     async def one(spec: EpisodeSpec) -> Rollout:
         async with gate:
             rollout = await _play(handle, spec)
-        on_done(rollout)
+        await on_done(rollout)
         return rollout
 
     return list(await _gather(one(spec) for spec in specs))

@@ -32,6 +32,7 @@ from synth_ray.runtime.batching import reward_spec
 from synth_ray.runtime.checkpoints import Checkpoint
 from synth_ray.runtime.coordinator_actor import CoordinatorActor
 from synth_ray.runtime.devices import plan
+from synth_ray.runtime.judging import JudgePlan, plan_rl_judge
 from synth_ray.runtime.remote import local_error
 from synth_ray.runtime.trainer import LearnerTask, fit, learn
 
@@ -44,23 +45,28 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     config = job.config
     # Wrong reward settings end here, before anything is started.
     price_list(reward_spec(config), get_task(config.rollout.env_name).prices)
+    judge = plan_rl_judge(config, job.env_file, job.home)
     preflight(config)
     get_task(config.rollout.env_name)
     app.start_serve(job.http_port, job.home.serve_lock)
     start = as_base(resolve(config.model.start, job.home, job.registry), job.home)
     spec = engine_spec(config, start.weights)
     app.check_engine(spec)
-    run = _run_dir(job, start)
+    run = _run_dir(job, start, judge)
     with run.hold():
-        return _attempt(job, run, start, spec)
+        return _attempt(job, run, start, spec, judge)
 
 
-def _run_dir(job: Job[RLConfig], start: Resolved) -> RunDir:
+def _run_dir(job: Job[RLConfig], start: Resolved, judge: JudgePlan | None) -> RunDir:
     """A new run folder, or with ``--resume`` the one of an earlier attempt with the same configuration and base."""
-    config, base = job.resolved.as_dict()["config"], {"base": start.ref, "base_digest": start.weights.base_digest}
+    rubric = judge.rubrics.digest if judge else ""
+    base = {"base": start.ref, "base_digest": start.weights.base_digest, "rubric_digest": rubric}
+    config = job.resolved.as_dict()["config"]
     if not job.resume:
         return RunDir.create(job.home.runs, job.name, config, dict(job.resolved.sources), base)
     run = RunDir.resume(job.home.runs, job.name, config)
+    if run.record().about.get("rubric_digest", "") != rubric:
+        raise ConflictError(f"run {job.name!r} began with another rubric", "choose another --run-name")
     if run.record().about.get("base_digest") != start.weights.base_digest:
         raise ConflictError(
             f"run {job.name!r} started from other weights than {start.ref} has now", "choose another --run-name"
@@ -68,11 +74,11 @@ def _run_dir(job: Job[RLConfig], start: Resolved) -> RunDir:
     return run
 
 
-def _attempt(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping[str, Any]:
+def _attempt(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any, judge: JudgePlan | None) -> Mapping[str, Any]:
     run.start_attempt(job.job_id)
     run.set_state(State.RUNNING)
     try:
-        result = _run(job, run, start, spec)
+        result = _run(job, run, start, spec, judge)
     except Exception as error:
         run.set_state(State.FAILED, str(error))
         raise
@@ -83,12 +89,12 @@ def _attempt(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Map
     return result
 
 
-def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping[str, Any]:
+def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any, judge: JudgePlan | None) -> Mapping[str, Any]:
     config = job.config
     wanted = [app.task(config.rollout.env_name, job.env_file, job.home.project), app.engine(spec)]
     app.ensure(wanted, job.home.serve_lock)
     app.wait_ready(wanted[0], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
-    coordinator = _coordinator(job, run, start.weights, app.handle(wanted[0].name))
+    coordinator = _coordinator(job, run, start.weights, app.handle(wanted[0].name), judge)
     learner = threading.Thread(target=_learn, args=(job, coordinator, start.weights.base_dir), daemon=True)
     learner.start()
     app.wait_ready(wanted[1], lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
@@ -98,12 +104,13 @@ def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any) -> Mapping
     return {"batch_rewards": rewards, "run_dir": str(run.path), **_publish(job, run, start, weights, checkpoint)}
 
 
-def _coordinator(job: Job[RLConfig], run: RunDir, base: Weights, task_app: Any) -> Any:
+def _coordinator(job: Job[RLConfig], run: RunDir, base: Weights, task_app: Any, judge: JudgePlan | None) -> Any:
     """The coordinator lives on this machine: the run folder is here."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 64, "scheduling_strategy": here, "name": f"coordinator-{job.job_id}"}
     name = run.record().run_id
-    return ray.remote(CoordinatorActor).options(**options).remote(name, run.path, job.config, base, task_app)
+    given = (name, run.path, job.config, base, task_app, judge)
+    return ray.remote(CoordinatorActor).options(**options).remote(*given)
 
 
 def _learn(job: Job[RLConfig], coordinator: Any, model_dir: str) -> None:

@@ -9,6 +9,7 @@ import click
 
 from synth_ray.cli import eval_verbs, options, train_verbs
 from synth_ray.cli.groups import default_group
+from synth_ray.cli.judge_verbs import agreement_lines
 from synth_ray.cli.output import data, data_json, say, scores_table, table
 from synth_ray.cli.train_verbs import check_name_is_free
 
@@ -59,6 +60,10 @@ def evaluate_one(
         data_json("eval", result)
     else:
         data(scores_table([result]))
+        for name, report in result["judges"].items():
+            say(f"judge {name}: mean {'-' if report['mean_score'] is None else format(report['mean_score'], '.3f')}")
+            for line in agreement_lines(report):
+                say(f"  {line}")
         say(f"traces: {result['trace_db']}")
         say(f"compare with another one: synth-ray eval diff OTHER {result['job_id']}")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from synth_ray.core.config import Section
+from synth_ray.core.judge_sections import EvalJudge, Judge, RewardBlend, RubricSection, named_judges, reward_blend
 from synth_ray.core.origins import VENDORS
 from synth_ray.core.urls import chat_url
 
@@ -120,6 +121,19 @@ class Eval(Section):
     rollout_timeout_s: float = Field(300, gt=0)
     turn_timeout_s: float = Field(180, gt=0)
     """Longest that one turn may take, with all attempts at a reply."""
+    judges: tuple[EvalJudge, ...] = ()
+    """Who else scores the rollouts; also `[eval.judge]`, or `[eval.judge.NAME]` for several."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judges(cls, values: Any) -> Any:
+        return named_judges(values)
+
+    @model_validator(mode="after")
+    def _distinct_judges(self) -> Eval:
+        if len({one.name for one in self.judges}) != len(self.judges):
+            raise ValueError("two judges have the same name")
+        return self
 
     @model_validator(mode="after")
     def _one_url(self) -> Eval:
@@ -268,9 +282,17 @@ class RLConfig(Section):
     lora: Lora = Lora()
     rollout: RLRollout = RLRollout()
     training: RLTraining = RLTraining()
+    judge: Judge = Judge()
+    rubric: RubricSection = RubricSection()
+
+    @property
+    def reward_blend(self) -> RewardBlend:
+        """What the judge's scores are worth."""
+        return reward_blend(self.judge, self.rubric)
 
     @model_validator(mode="after")
     def _consistent(self) -> RLConfig:
+        reward_blend(self.judge, self.rubric)
         if self.lora.r > self.vllm.max_lora_rank:
             raise ValueError(f"lora.r = {self.lora.r} is above vllm.max_lora_rank = {self.vllm.max_lora_rank}")
         policy = self.rollout.policy_config

@@ -169,7 +169,7 @@ RL: Sequence[Rule] = (
     ignored("the reward has no such part", "training.step_rewards_beta"),
     ignored("worlds have no such settings", "rollout.env_config.difficulty", "rollout.env_config.env_params"),
     ignored("run `synth-ray eval` on the trained model", "evaluation"),
-    ignored("no judge takes part in training", "judge", "rubric", "rollout.rubric_rewards_only"),
+    ignored("[judge] and [rubric] say who judges and what it is worth", "judge.type", "rollout.rubric_rewards_only"),
     ignored("the reference is the policy without its adapter", "reference"),
     ignored("they belong to another program", "tags", "smoke"),
     ignored("the engine of this cluster has no such setting", "policy"),
@@ -290,7 +290,6 @@ EVAL: Sequence[Rule] = (
     ignored("worlds have no such settings", "eval.difficulty", "eval.env_config.difficulty"),
     ignored("give the seeds themselves", "eval.metadata", "eval.metadata_sql"),
     ignored("give --env-file", "eval.env_file"),
-    ignored("no judge takes part in evaluations", "eval.judge", "eval.judges"),
     ignored(
         "the provider has no such setting",
         "eval.system_hint",

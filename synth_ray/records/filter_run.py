@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,15 @@ def apply_filter(config: FilterConfig) -> FilterResult:
     """
     with TraceDB(config.db, read_only=True) as database:
         by_seed = SessionQuery(order="seed")  # the order in which episodes finished differs from run to run
-        metadata = {one.rollout_id: one.metadata for one in database.sessions(by_seed)}
+        metadata = {one.rollout_id: _asked_for(one.metadata) for one in database.sessions(by_seed)}
         result = filter_rollouts(database.rollouts(by_seed), config, metadata)
     write_sft(config.output, result.examples, _meta(config, result.report))
     return result
+
+
+def _asked_for(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rules look at; the rest, such as whole reviews, need not be kept in memory."""
+    return {name: metadata[name] for name in ("split", "judge_scores") if name in metadata}
 
 
 def _meta(config: FilterConfig, report: FilterReport) -> dict[str, Any]:

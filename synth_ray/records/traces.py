@@ -81,13 +81,20 @@ class TraceDB:
         self.path = path
         self._database = Database(path, LAYOUT, read_only, check)
 
-    def add(self, rollouts: Iterable[Rollout], metadata: Mapping[str, Any] | None = None) -> Added:
+    def add(
+        self,
+        rollouts: Iterable[Rollout],
+        metadata: Mapping[str, Any] | None = None,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Added:
         """Stores rollouts in one transaction; on return they are on the disk. Known ids are ignored and counted.
 
+        Each gets ``metadata`` and, by its id, its ``own``.
         Raises StorageError (disk full), TemporaryError (locked for 30 s), or CorruptError for a rollout with a number
         that is not finite; nothing is stored then.
         """
-        batch = [_encoded(rollout, metadata or {}) for rollout in rollouts]  # before the lock is taken
+        every, by_id = metadata or {}, own or {}
+        batch = [_encoded(one, {**every, **by_id.get(one.rollout_id, {})}) for one in rollouts]  # before the lock
         with self._database.writing() as connection:
             new = sum(_insert(connection, rows) for rows in batch)
         return Added(new, len(batch) - new)

@@ -13,6 +13,7 @@ from synth_ray.learn.advantages import ADVANTAGES, EpisodeRewards
 from synth_ray.learn.packing import Samples, build_samples
 from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_block, without_step_rewards
 from synth_ray.rollout.tally import tallies
+from synth_ray.runtime.blending import Blend, earned_by
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,20 @@ def check_weights(rollout: Rollout, published: Mapping[str, str]) -> None:
             )
 
 
-def build_batch(groups: Sequence[Sequence[Rollout]], training: RLTraining, rewards: RewardSpec) -> Batch:
-    """Advantages within each group, then one sample per turn, in slot order; turns of zero advantage are left out."""
+def build_batch(
+    groups: Sequence[Sequence[Rollout]], training: RLTraining, rewards: RewardSpec, blend: Blend | None = None
+) -> Batch:
+    """Advantages within each group, then one sample per turn, in slot order; turns of zero advantage are left out.
+
+    ``blend`` adds a judge's scores to what the episodes earned.
+    """
     estimate = ADVANTAGES["stepwise" if rewards.stepwise else "outcome"]
     advantages: dict[str, tuple[float, ...]] = {}
     for group in groups:
-        earned = [_earned(rollout, training.invalid_turn_penalty, rewards.beta) for rollout in group]
+        earned = [
+            _adjusted(rollout, worth, training.invalid_turn_penalty, rewards.beta)
+            for rollout, worth in zip(group, earned_by(group, blend), strict=True)
+        ]
         values = estimate(earned, training.step_rewards_gamma, training.advantage_scale)
         for rollout, value in zip(group, values, strict=True):
             advantages[rollout.rollout_id] = tuple(float(x) for x in value)
@@ -110,14 +119,16 @@ def build_batch(groups: Sequence[Sequence[Rollout]], training: RLTraining, rewar
     return Batch(build_samples(raw).drop_zero_advantage(), advantages)
 
 
-def _earned(rollout: Rollout, penalty: float, beta: float) -> EpisodeRewards:
+def _adjusted(rollout: Rollout, worth: EpisodeRewards, penalty: float, beta: float) -> EpisodeRewards:
     """What the advantages see; an early unlock earns ``beta`` for its own turn and for every turn after it."""
     left = range(len(rollout.turns), 0, -1)
     turns = tuple(
-        turn.reward.total - penalty * (turn.facts.problem is not None) + beta * turns_left * unlocked
-        for turn, turns_left, unlocked in zip(rollout.turns, left, _unlocks(rollout), strict=True)
+        reward - penalty * (turn.facts.problem is not None) + beta * turns_left * unlocked
+        for turn, reward, turns_left, unlocked in zip(
+            rollout.turns, worth.turn_rewards, left, _unlocks(rollout), strict=True
+        )
     )
-    return EpisodeRewards(rollout.outcome - penalty * rollout.invalid_turns, turns)
+    return EpisodeRewards(worth.outcome - penalty * rollout.invalid_turns, turns)
 
 
 def _unlocks(rollout: Rollout) -> list[bool]:

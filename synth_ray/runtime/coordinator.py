@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,16 +21,22 @@ from typing import Any, Protocol
 from synth_ray.core.errors import DeadlineError, JobFailed, PolicyError, SynthRayError
 from synth_ray.core.sections import RLConfig
 from synth_ray.core.types import EpisodeSpec, Rollout, Weights
-from synth_ray.records.metrics import MetricsLog
+from synth_ray.records.metrics import MetricsLog, Value
 from synth_ray.records.rollouts import mean_reward, rollouts_path, write_rollouts
+from synth_ray.rollout.judge.review import Review, failed
+from synth_ray.rollout.judge.review_metrics import review_metrics
 from synth_ray.rollout.reward_metrics import reward_metrics
 from synth_ray.runtime.adapters import AdapterBlob, version_name
 from synth_ray.runtime.batching import Batch, build_batch, check_weights, group_specs, reward_spec
+from synth_ray.runtime.blending import Blend, blended_mean
 from synth_ray.runtime.checkpoints import Checkpoint, publish_checkpoint
 
 TRAINER_START_TIMEOUT_S = 240.0
 ROLLOUT_ATTEMPTS = 3
 RETRY_DELAY_S = 2.0
+REVIEW_GRACE_S = 10.0
+
+ReviewAll = Callable[[Sequence[Rollout], float], Awaitable[Mapping[str, Review]]]
 
 
 class Store(Protocol):
@@ -68,7 +74,8 @@ class Coordinator:
     """The state of one RL run. ``play`` runs an episode somewhere, ``store`` publishes adapters; both are injected.
 
     ``reached`` is the last checkpoint of an earlier attempt in the same folder, after which this one goes on. ``run``
-    names versions and rollouts; it must be the same in every attempt.
+    names versions and rollouts; it must be the same in every attempt. ``review`` judges rollouts within some seconds;
+    None if `[judge]` is off.
     """
 
     def __init__(
@@ -80,16 +87,17 @@ class Coordinator:
         play: Callable[[EpisodeSpec], Awaitable[Rollout]],
         store: Store,
         reached: Checkpoint | None = None,
+        review: ReviewAll | None = None,
     ) -> None:
         self._run, self._run_dir, self._config = run, run_dir, config
-        self._play, self._store = play, store
+        self._play, self._store, self._review = play, store, review
         self._rewards = reward_spec(config)
         self._metrics = MetricsLog(run_dir / "metrics.jsonl")
         self._weights = base
         self._published = {base.name: base.digest}
         self._batches: dict[int, Batch] = {}
         self._batch_rewards: list[float] = []
-        self._step_metrics: dict[int, dict[str, float]] = {}
+        self._step_metrics: dict[int, dict[str, Value]] = {}
         self._checkpoint: Checkpoint | None = None
         self._live: deque[AdapterBlob] = deque(maxlen=config.training.max_staleness + 1)
         self._trained = 0
@@ -173,8 +181,9 @@ class Coordinator:
             self._rollouts_timeout_s(),
         )
         rollout_s = time.perf_counter() - started
-        batch = build_batch(groups, self._config.training, self._rewards)
         rollouts = [rollout for group in groups for rollout in group]
+        blend, judged = await self._judged(step, groups)
+        batch = build_batch(groups, self._config.training, self._rewards, blend)
         await asyncio.to_thread(write_rollouts, self._run_dir / "rollouts", step, rollouts, batch.advantages)
         reward = statistics.fmean(rollout.outcome for rollout in rollouts)
         self._batch_rewards.append(reward)
@@ -182,11 +191,32 @@ class Coordinator:
             "reward/mean": reward,
             **_rollout_metrics(rollouts),
             **reward_metrics(rollouts, self._rewards),
+            **judged,
             "time/rollout": rollout_s,
         }
         async with self._changed:
             self._batches[step] = batch
             self._changed.notify_all()
+
+    async def _judged(self, step: int, groups: list[list[Rollout]]) -> tuple[Blend | None, dict[str, Value]]:
+        """The judge's scores and their metrics; neither if `[judge]` is off. A judge that is late has failed."""
+        if self._review is None:
+            return None, {}
+        started = time.perf_counter()
+        self._waits_for = f"reviews of step {step}"
+        rollouts = [rollout for group in groups for rollout in group]
+        within_s = self._config.judge.timeout_s
+        try:
+            reviews = await self._guarded(self._review(rollouts, within_s), within_s + REVIEW_GRACE_S)
+        except DeadlineError as late:
+            if self._failure:
+                raise self._failure from None
+            reviews = {rollout.rollout_id: failed("deadline", late.message) for rollout in rollouts}
+        weights = self._config.reward_blend
+        blend = Blend(weights, {name: review.scores for name, review in reviews.items()})
+        mean = blended_mean(groups, blend, self._rewards.stepwise)
+        judge_s = time.perf_counter() - started
+        return blend, {**review_metrics(reviews), "reward/blended/mean": mean, "time/judge": judge_s}
 
     def _rollouts_timeout_s(self) -> float:
         """Every wave of concurrent rollouts may use up all of its attempts."""

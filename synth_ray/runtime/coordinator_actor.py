@@ -11,18 +11,22 @@ from synth_ray.core.types import EpisodeSpec, Rollout, Weights
 from synth_ray.runtime.adapters import AdapterBlob, store_actor
 from synth_ray.runtime.checkpoints import Checkpoint, load_latest
 from synth_ray.runtime.coordinator import Coordinator, Progress, TrainedStep
+from synth_ray.runtime.judging import JudgePlan, start_judge
 from synth_ray.runtime.remote import answered
 
 
 class CoordinatorActor:
     """Async actor; ``task_app`` is the Serve handle of the task app. It goes on after the folder's last checkpoint."""
 
-    def __init__(self, run: str, run_dir: Path, config: RLConfig, base: Weights, task_app: Any) -> None:
+    def __init__(
+        self, run: str, run_dir: Path, config: RLConfig, base: Weights, task_app: Any, judge: JudgePlan | None = None
+    ) -> None:
         async def play(spec: EpisodeSpec) -> Rollout:
             rollout: Rollout = await answered(task_app.play.remote(spec))
             return rollout
 
-        self._inner = Coordinator(run, run_dir, config, base, play, _Store(), load_latest(run_dir))
+        review = start_judge(judge).review_all if judge else None
+        self._inner = Coordinator(run, run_dir, config, base, play, _Store(), load_latest(run_dir), review)
 
     async def run(self) -> list[float]:
         """See ``Coordinator.run``."""

@@ -6,6 +6,7 @@ import pytest
 
 from synth_ray.core.config import Section, load_config, parse_set
 from synth_ray.core.errors import ConfigError, NotFoundError
+from synth_ray.core.judge_sections import CalibrateConfig
 from synth_ray.core.sections import DeployConfig, EvalConfig, RLConfig, parse_seeds
 from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.records.filter_run import FilterFile
@@ -18,6 +19,7 @@ MODELS: dict[str, type[Section]] = {
     "collect": EvalConfig,
     "filter": FilterFile,
     "deploy": DeployConfig,
+    "judge": CalibrateConfig,
 }
 
 

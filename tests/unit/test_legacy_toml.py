@@ -90,7 +90,7 @@ def test_rl_from_sft_without_the_later_required_keys() -> None:
     assert config.compute.topology.gpus_for_training == 3
     assert (config.training.batch_size, config.training.group_size, config.training.iterations) == (16, 8, 10)
     about_reference = {"compute.topology.gpus_for_ref", "reference.placement", "reference"}
-    assert ignored(resolved) == {"services", "judge", "tags"} | about_reference
+    assert ignored(resolved) == {"services", "judge.type", "tags"} | about_reference
 
 
 def test_rl_with_the_newer_sections() -> None:
@@ -101,7 +101,7 @@ def test_rl_with_the_newer_sections() -> None:
     assert config.training.iterations == 10  # 2 epochs of 5
     assert config.training.step_rewards_enabled is True
     assert config.rollout.policy_config.temperature == 0.6
-    expected = {"services", "compute.nodes", "judge", "evaluation", "policy", "training.weight_sync"}
+    expected = {"services", "compute.nodes", "evaluation", "policy", "training.weight_sync"}
     expected |= {"training.weight_sync_interval", "rollout.batches_per_step", "rollout.policy_config.top_p"}
     assert ignored(resolved) - MAY_BE_OURS == expected | {"rollout.rubric_rewards_only"}
 

@@ -148,10 +148,13 @@ def test_an_evaluation_counts_failures_and_loses_no_finished_rollout(server: Fak
     server.default = lambda sent: as_json(completion({"content": sent.headers["authorization"]}))
     job, done = evaluation(server), list[Rollout]()
 
+    async def on_done(rollout: Rollout) -> None:
+        done.append(rollout)
+
     async def main() -> list[Rollout]:
         served = host(server)
         try:
-            return await play_all(Handle(served), _specs(job, None), 1, done.append)
+            return await play_all(Handle(served), _specs(job, None), 1, on_done)
         finally:
             await served.chat.aclose()
 

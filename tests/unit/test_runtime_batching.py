@@ -165,6 +165,11 @@ def test_shipped_signals_go_on_top_of_the_quickstart(overlay: Path) -> None:
     merged = load_config(RLConfig, [base, overlay]).config
     spec = reward_spec(merged)
     price_list(spec, PRICES)
-    expected = {"outcome": "outcome", "stepwise_simple": "consistent", "stepwise_shaped": "shaped"}
+    expected = {
+        "outcome": "outcome",
+        "stepwise_simple": "consistent",
+        "stepwise_shaped": "shaped",
+        "judged": reward_spec(load_config(RLConfig, [base]).config).strategy,
+    }
     assert spec.strategy == expected.get(overlay.stem, overlay.stem.removeprefix("stepwise_"))
     assert merged.training.iterations == load_config(RLConfig, [base]).config.training.iterations

@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from synth_ray.core.config import validate
 from synth_ray.core.errors import DeadlineError, JobFailed, PolicyError, WrongWeights
+from synth_ray.core.origins import InferenceOrigins
 from synth_ray.core.sections import RLConfig
 from synth_ray.core.types import (
     EpisodeSpec,
@@ -26,9 +28,16 @@ from synth_ray.core.types import (
 from synth_ray.learn.packing import from_arrays
 from synth_ray.records.metrics import last_by_step
 from synth_ray.records.rollouts import mean_reward, read_rollouts, rollouts_path
+from synth_ray.rollout.judge.judge import Judge
+from synth_ray.rollout.judge.review import PartReview, Review, failed
+from synth_ray.rollout.judge.rubric import Criterion, Rubric, Rubrics
+from synth_ray.rollout.remote.client import ChatClient, ClientLimits
+from synth_ray.rollout.remote.retries import RetryBudget
 from synth_ray.runtime.adapters import AdapterBlob, AdapterStore
 from synth_ray.runtime.checkpoints import Checkpoint, load_latest
-from synth_ray.runtime.coordinator import Coordinator, TrainedStep
+from synth_ray.runtime.coordinator import Coordinator, ReviewAll, TrainedStep
+from tests.unit.fake_provider import FakeProvider, as_json, completion, fake_provider
+from tests.unit.fake_provider import Play as Answer
 
 
 @pytest.fixture(autouse=True)
@@ -106,11 +115,13 @@ async def learn(coordinator: Coordinator, steps: int, seen: list[int] | None = N
         await coordinator.trained(TrainedStep(step, Checkpoint(step, b"v%d" % step, {"r": 1}, b"o"), {"loss": 1.0}))
 
 
-def run(tmp_path: Path, play: Play, settings: RLConfig, steps: int = 3) -> tuple[list[float], Coordinator, Store]:
+def run(
+    tmp_path: Path, play: Play, settings: RLConfig, steps: int = 3, review: ReviewAll | None = None
+) -> tuple[list[float], Coordinator, Store]:
     store = Store()
 
     async def main() -> tuple[list[float], Coordinator]:
-        coordinator = Coordinator("r", tmp_path, settings, BASE, play, store)
+        coordinator = Coordinator("r", tmp_path, settings, BASE, play, store, review=review)
         learner = asyncio.ensure_future(learn(coordinator, steps))
         try:
             return await coordinator.run(), coordinator
@@ -279,3 +290,115 @@ def test_a_second_attempt_goes_on_after_the_last_checkpoint(tmp_path: Path) -> N
         for one in (whole, parts)
     ]
     assert sampled[0] == sampled[1]
+
+
+JUDGED: dict[str, Any] = {
+    "enabled": True,
+    "timeout_s": 5.0,
+    "options": {"provider": "openai", "model": "j"},
+    "reward_blend": {"env": 1.0, "outcome": 2.0},
+}
+
+
+def judged(timeout_s: float = 5.0, **training: Any) -> RLConfig:
+    values = config(**training).model_dump()
+    return validate(RLConfig, {**values, "judge": {**JUDGED, "timeout_s": timeout_s}})
+
+
+def outcome(score: float) -> Review:
+    return Review(outcome_review=PartReview({}, score))
+
+
+async def even(spec: EpisodeSpec) -> Rollout:
+    """Rollouts that the world pays alike."""
+    return dataclasses.replace(rollout(spec), outcome=1.0)
+
+
+def test_a_judge_decides_what_the_world_leaves_open_and_changes_no_batch_reward(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    async def review(rollouts: Sequence[Rollout], within_s: float) -> Mapping[str, Review]:
+        seen.append(len(rollouts))
+        assert within_s == 5.0
+        return {one.rollout_id: outcome(float(one.index)) for one in rollouts}
+
+    rewards, _, _ = run(tmp_path, even, judged(iterations=1), steps=1, review=review)
+    assert (rewards, seen) == ([1.0], [4])
+    assert rewards == [mean_reward(rollouts_path(tmp_path / "rollouts", 0))]
+    stored = read_rollouts(rollouts_path(tmp_path / "rollouts", 0))
+    signs = {row.index_in_group: row.turns[0].advantage > 0 for row in stored}
+    assert signs == {0: False, 1: True}
+    row = last_by_step(tmp_path / "metrics.jsonl")[0]
+    assert (row["judge/outcome/mean"], row["judge/event/mean"], row["judge/failed"]) == (0.5, None, 0.0)
+    assert (row["reward/mean"], row["reward/blended/mean"]) == (1.0, 2.0)
+
+
+def test_without_a_judge_nothing_is_said_of_one(tmp_path: Path) -> None:
+    run(tmp_path, good, config(iterations=1), steps=1)
+    assert not [key for key in last_by_step(tmp_path / "metrics.jsonl")[0] if "judge" in key or "blended" in key]
+
+
+def test_failed_reviews_leave_the_environments_reward(tmp_path: Path) -> None:
+    async def review(rollouts: Sequence[Rollout], within_s: float) -> Mapping[str, Review]:
+        return {one.rollout_id: failed("unavailable", "x") for one in rollouts}
+
+    rewards, _, _ = run(tmp_path, good, judged(), review=review)
+    assert rewards == [0.5] * 3
+    row = last_by_step(tmp_path / "metrics.jsonl")[2]
+    assert (row["judge/failed"], row["judge/outcome/mean"], row["reward/blended/mean"]) == (4.0, None, 0.5)
+
+
+def test_a_judge_that_never_answers_stalls_nothing_and_abort_still_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synth_ray.runtime.coordinator.REVIEW_GRACE_S", 0.1)
+
+    async def never(rollouts: Sequence[Rollout], within_s: float) -> Mapping[str, Review]:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    rewards, _, _ = run(tmp_path / "a", good, judged(timeout_s=0.1, iterations=1), steps=1, review=never)
+    assert rewards == [0.5]
+    assert last_by_step(tmp_path / "a" / "metrics.jsonl")[0]["judge/failed"] == 4.0
+
+    async def main() -> None:
+        coordinator = Coordinator("r", tmp_path / "b", judged(), BASE, good, Store(), review=never)
+        running = asyncio.ensure_future(coordinator.run())
+        while not (await coordinator.progress()).waits_for.startswith("reviews"):
+            await asyncio.sleep(0.01)
+        await coordinator.abort(DeadlineError("the learner is late"))
+        with pytest.raises(DeadlineError, match="the learner is late"):
+            await asyncio.wait_for(running, 2)
+
+    asyncio.run(main())
+    assert not (tmp_path / "b" / "rollouts").exists(), "the step was not gone on with"
+
+
+@pytest.mark.parametrize("answers", ["good", "malformed", "down", "hangs"])
+def test_a_run_with_a_real_judge_ends_whatever_it_answers(tmp_path: Path, answers: str) -> None:
+    verdict = json.dumps({"outcome_review": {"criteria": {"goal": {"score": 0.5, "reason": "r"}}}})
+    plays = {
+        "good": as_json(completion({"content": verdict})),
+        "malformed": as_json(completion({"content": "ten out of ten"})),
+        "down": Answer(503),
+        "hangs": Answer(hang=True),
+    }
+    with fake_provider() as server:
+        server.default = plays[answers]
+        rewards = _with_judge(tmp_path, server)
+    assert rewards == [0.5] * 2
+    rows = last_by_step(tmp_path / "metrics.jsonl")
+    expected = (0.5, 0.0, 1.5) if answers == "good" else (None, 4.0, 0.5)
+    for row in rows.values():
+        assert (row["judge/outcome/mean"], row["judge/failed"], row["reward/blended/mean"]) == expected
+
+
+def _with_judge(tmp_path: Path, server: FakeProvider) -> list[float]:
+    settings = judged(timeout_s=1.0, iterations=2)
+    assert settings.judge.options is not None
+    chosen = settings.judge.options.model_copy(update={"provider": server.origin, "timeout_s": 0.3, "attempts": 2})
+    budget = RetryBudget(attempts=2, first_wait_s=0.01)
+    rubrics = Rubrics(outcome=Rubric((Criterion("goal", "d"),)))
+    judge = Judge(chosen, rubrics, InferenceOrigins([server.origin]), ChatClient(ClientLimits(budget=budget)))
+    rewards, _, _ = run(tmp_path, good, settings, steps=2, review=judge.review_all)
+    return rewards
