@@ -66,7 +66,9 @@ def evaluation(home: Home, judges: dict[str, Any]) -> Any:
     values = {"model": "m", "provider": "expert", "seeds": "0-4", "trace_db": "t.db", **judges}
     config = validate(EvalConfig, {"eval": values})
     env_file = str(home.project / ".env")
-    return SimpleNamespace(config=config, job_id="job_1", name="job_1", resume=False, home=home, env_file=env_file, report=lambda *_: None)
+    return SimpleNamespace(
+        config=config, job_id="job_1", name="job_1", resume=False, home=home, env_file=env_file, report=lambda *_: None
+    )
 
 
 class Handle:
