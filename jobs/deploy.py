@@ -12,9 +12,9 @@ import ray
 
 from envs.registry import get_task
 from jobs.eval import engine_spec, preflight
-from jobs.models import resolve
 from jobs.runner import Job, run_job
 from serve import app, policy
+from serve.models import resolve
 from synth_ray.core.errors import DeadlineError, SynthRayError
 from synth_ray.core.sections import DeployConfig
 from synth_ray.core.types import GenerateRequest, Sampling, Weights

@@ -15,8 +15,8 @@ from typing import Any
 
 import ray
 
-from jobs.models import resolve
 from jobs.runner import Job, run_job
+from serve.models import resolve
 from synth_ray.core.errors import NotFoundError, SynthRayError
 from synth_ray.core.sections import SFTConfig
 from synth_ray.learn.model_files import base_digest
