@@ -19,6 +19,7 @@ from synth_ray.core.paths import Home, find_home
 from synth_ray.core.waiting import wait_for
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Registry, new_job_id
+from synth_ray.records.run_record import write_config
 from synth_ray.records.states import State
 from synth_ray.runtime.adapters import NAMESPACE
 
@@ -67,6 +68,8 @@ def run_job(kind: str, model: type[C], work: Callable[[Job[C]], Mapping[str, Any
     home = find_home(arguments.project)
     job_id = arguments.job_id or new_job_id()
     files = JobFiles(home.jobs / job_id)
+    if arguments.job_id:
+        files.take_output()
     try:
         code = _run(kind, model, work, arguments, home, job_id, files)
     except SynthRayError as error:
@@ -92,9 +95,13 @@ def _run(
     if arguments.resume and not arguments.run_name:
         raise ConfigError("--resume needs --run-name", "name the run to go on with")
     resolved = load_config(model, arguments.config, arguments.set)
+    for warning in resolved.warnings:
+        log.warning("%s", warning)
+    values = resolved.as_dict()
+    write_config(files.config_path, values["config"], resolved.sources)
     with Registry(home.state_db) as registry:
         name = arguments.run_name or job_id
-        registry.create_job(kind, name, resolved.as_dict()["sha256"], job_id=job_id)
+        registry.claim_job(job_id, kind, name, values["sha256"])
         try:
             registry.set_job_status(job_id, State.STARTING)
             files.event("connect", note="the cluster")

@@ -1,11 +1,13 @@
 """Configuration: TOML files left to right, then ``--set``; unknown keys are errors with a suggestion.
 
-Experiment values never come from environment variables, so a run is reproducible from its resolved config.
+Experiment values never come from environment variables, so a run is reproducible from its resolved config, which is
+itself accepted as a file.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.hashing import canonical_json, sha256_text
 from synth_ray.core.paths import config_path
+from synth_ray.core.spelling_rules import RULES
+from synth_ray.core.spellings import translate
 
 M = TypeVar("M", bound="Section")
 
@@ -30,11 +34,15 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Resolved(Generic[M]):
-    """A validated configuration, where each given value came from, and the folder that relative paths mean."""
+    """A validated configuration, where each given value came from, and the folder that relative paths mean.
+
+    ``warnings`` name given keys that have no effect.
+    """
 
     config: M
     sources: Mapping[str, str]
     base_dir: Path
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """What ``config.resolved.json`` holds."""
@@ -46,20 +54,36 @@ def load_config(model: type[M], files: Sequence[Path], sets: Sequence[str] = ())
     """Merges ``files`` and ``sets`` (``a.b=c``, TOML-typed) and validates against ``model``."""
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for file in map(config_path, files):
-        _merge(merged, read_toml(file), sources, str(file))
-    for item in sets:
-        _merge(merged, parse_set(item), sources, "--set")
+    warnings: dict[str, None] = {}
+    layers = [(str(file), read_file(file)) for file in map(config_path, files)]
+    for source, given in [*layers, *(("--set", parse_set(item)) for item in sets)]:
+        ours, ignored = translate(given, RULES.get(model.__name__, ()), lambda path: _has_field(model, path))
+        _merge(merged, ours, sources, source)
+        warnings.update(dict.fromkeys(ignored))
     base_dir = config_path(files[-1]).resolve().parent if files else Path.cwd()
-    return Resolved(validate(model, merged), sources, base_dir)
+    return Resolved(validate(model, merged), sources, base_dir, tuple(warnings))
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """A TOML file, or the configuration in a ``config.resolved.json``. Raises NotFoundError, ConfigError."""
+    if file.suffix != ".json":
+        return read_toml(file)
+    try:
+        return dict(json.loads(file.read_bytes())["config"])
+    except FileNotFoundError:
+        raise NotFoundError(f"config file {file} does not exist", _nearby(file)) from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{file} is not a resolved configuration", "give a TOML file") from None
 
 
 def read_toml(file: Path) -> dict[str, Any]:
     """The parsed file; NotFoundError if it is missing, ConfigError with the line if it is not TOML."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise NotFoundError(f"config file {file} does not exist", _nearby(file)) from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise ConfigError(f"cannot read the config file {file}: {error.strerror}", "give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
 
@@ -110,10 +134,16 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any], where: str) -> 
     location = [part for part in problem["loc"] if isinstance(part, str)]
     path = ".".join([where, *location] if where else location)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {path!r}", did_you_mean(location[-1], _fields_at(model, location[:-1]))
+        known = _fields_at(model, location[:-1])
+        return f"unknown key {path!r}", did_you_mean(location[-1], known) if known else ""
     if problem["type"] == "missing":
         return f"key {path!r} is required", ""
     return f"{path or 'config'}: {problem['msg'].removeprefix('Value error, ')}", ""
+
+
+def _has_field(model: type[BaseModel], path: str) -> bool:
+    *parents, last = path.split(".")
+    return last in _fields_at(model, parents)
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:

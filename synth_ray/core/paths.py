@@ -42,6 +42,11 @@ class Home:
         return self.state / "jobs"
 
     @property
+    def files(self) -> Path:
+        """Uploaded files, by their SHA-256."""
+        return self.state / "files"
+
+    @property
     def models(self) -> Path:
         """Built-in and fine-tuned full models."""
         return self.project / "models"

@@ -16,9 +16,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,12 +39,16 @@ _SALVAGE = "keep the file for salvage (`sqlite3 FILE .recover`) and use another 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a kind of database is called, how it is recognised, and the SQL that creates it."""
+    """What a kind of database is called, how it is recognised, and the SQL that creates it.
+
+    ``upgrades[n]`` is the SQL that turns a file of version n into one of version n + 1.
+    """
 
     kind: str
     application_id: int
     version: int
     script: str
+    upgrades: Mapping[int, str] = field(default_factory=dict)
 
 
 class Database:
@@ -64,6 +68,7 @@ class Database:
         if not path.is_file():
             raise CorruptError(f"{path} is not a file", "give the path of a database file", path=str(path))
         with _sqlite_errors(path):
+            _upgrade(path, layout)
             self._connection = _connect(path, read_only)
             try:
                 _check_layout(self._connection, path, layout)
@@ -143,6 +148,30 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
     if read_only:
         connection.execute("PRAGMA query_only=ON")
     return connection
+
+
+def _upgrade(path: Path, layout: Layout) -> None:
+    """Brings a file of an older version up to date, in one transaction; leaves everything else to the checks."""
+    if not layout.upgrades:
+        return
+    with closing(_connect(path, read_only=False)) as connection:
+        if _upgradable(connection, layout) is None:
+            return
+        _check_size(connection, path)
+        _set_journal(connection, path)
+        connection.execute("BEGIN IMMEDIATE")
+        while (version := _upgradable(connection, layout)) is not None:  # another process may have been faster
+            for statement in filter(str.strip, layout.upgrades[version].split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={version + 1}")
+        connection.execute("COMMIT")
+
+
+def _upgradable(connection: sqlite3.Connection, layout: Layout) -> int | None:
+    if connection.execute("PRAGMA application_id").fetchone()[0] != layout.application_id:
+        return None
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return version if version in layout.upgrades and version < layout.version else None
 
 
 def _check_layout(connection: sqlite3.Connection, path: Path, layout: Layout) -> None:

@@ -1,8 +1,13 @@
-"""What a job tells its watcher: a log of events, and one result. Plain files, so that they outlive the cluster."""
+"""What a job tells its watcher: what it prints, a log of events, and one result.
+
+Plain files, so that they outlive the cluster.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +20,7 @@ _TAIL_BYTES = 4096
 
 
 class JobFiles:
-    """The folder of one job: ``events.jsonl`` grows line by line, ``result.json`` appears whole at the end."""
+    """The folder of one job: ``log.txt`` and ``events.jsonl`` grow, ``result.json`` appears whole at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,6 +37,35 @@ class JobFiles:
     def result_path(self) -> Path:
         """``{"ok": true, "result": ...}`` or ``{"ok": false, "error": ..., "exit_code": ...}``."""
         return self.folder / "result.json"
+
+    @property
+    def log_path(self) -> Path:
+        """What the job has printed."""
+        return self.folder / "log.txt"
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "config.resolved.json"
+
+    @property
+    def cluster_id(self) -> str:
+        """The local cluster that the job was submitted to; empty if it came another way."""
+        path = self.folder / "cluster"
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+    def submitted_to(self, cluster_id: str) -> None:
+        """Notes the cluster, so that it is known that the job ended when the cluster did."""
+        write_atomic(self.folder / "cluster", cluster_id)
+
+    def take_output(self) -> None:
+        """From now on this process and its children print into ``log_path``."""
+        sys.stdout.write(f"printing into {self.log_path}\n")
+        sys.stdout.flush()
+        descriptor = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
 
     def event(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
         """Says where the job is; ``note`` is what it waits for. Mere counting is thinned out."""

@@ -1,6 +1,6 @@
-"""The registry: which jobs ran, and which models came out of them.
+"""The registry: which jobs ran, which models came out of them, and which files were uploaded.
 
-Schema version 1 of ``state.db`` (file rules in ``database.py``):
+Schema version 2 of ``state.db`` (file rules in ``database.py``):
 
 * ``jobs``: ``job_id`` (key), ``type`` (sft, rl, eval, deploy, ...), ``name``, ``status`` (see ``states.py``),
   ``created_at``, ``updated_at``, ``config_sha256``, ``run_dir``, ``submission_id`` (at most one job each, or empty),
@@ -8,6 +8,7 @@ Schema version 1 of ``state.db`` (file rules in ``database.py``):
 * ``models``: ``model_id`` (key), ``base`` (parent model id or name), ``kind`` (full or adapter), ``path``,
   ``base_path`` (folder of the full model that an adapter sits on, else empty), ``digest``, ``job_id``, ``created_at``,
   ``metrics`` (JSON object).
+* ``files`` (since version 2): ``file_id`` (key), ``filename``, ``purpose``, ``size_bytes``, ``sha256``, ``created_at``.
 
 Newest means added last; the time stamps are for people.
 """
@@ -31,12 +32,19 @@ from synth_ray.records.model_ids import ModelId, parse_model_id
 from synth_ray.records.rollout_rows import storable
 from synth_ray.records.states import State, check_transition
 
-__all__ = ["LAYOUT", "Job", "Model", "ModelId", "Registry", "new_job_id", "parse_model_id"]
+__all__ = ["LAYOUT", "Job", "Model", "ModelId", "Registry", "StoredFile", "new_job_id", "parse_model_id"]
 
+_FILES = """
+CREATE TABLE files (
+    file_id TEXT PRIMARY KEY NOT NULL, filename TEXT NOT NULL, purpose TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, created_at TEXT NOT NULL
+) STRICT;
+"""
 LAYOUT = Layout(
     kind="registry",
     application_id=0x53525354,  # "SRST"
-    version=1,
+    version=2,
+    upgrades={1: _FILES},
     script="""
 CREATE TABLE jobs (
     job_id TEXT PRIMARY KEY NOT NULL, type TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
@@ -49,7 +57,8 @@ CREATE TABLE models (
     path TEXT NOT NULL, base_path TEXT NOT NULL, digest TEXT NOT NULL, job_id TEXT NOT NULL, created_at TEXT NOT NULL,
     metrics TEXT NOT NULL
 ) STRICT;
-""",
+"""
+    + _FILES,
 )
 
 
@@ -85,8 +94,21 @@ class Model:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One uploaded file; its bytes are in the state folder, under their SHA-256."""
+
+    file_id: str
+    filename: str
+    purpose: str
+    size_bytes: int
+    sha256: str
+    created_at: str
+
+
 _JOB_COLUMNS = tuple(Job.__dataclass_fields__)
 _MODEL_COLUMNS = tuple(Model.__dataclass_fields__)
+_FILE_COLUMNS = tuple(StoredFile.__dataclass_fields__)
 
 
 def new_job_id() -> str:
@@ -127,6 +149,23 @@ class Registry:
                 return job
         return self._same_job(existing, job)
 
+    def claim_job(self, job_id: str, type: str, name: str, config_sha256: str) -> Job:
+        """The record that the submitter of a job made, or a new one: the job itself begins.
+
+        Raises ConflictError if the id belongs to another job or to one that has begun already.
+        """
+        now = utc_now()
+        job = Job(job_id, type, name, State.CREATED, now, now, config_sha256)
+        with self._database.writing() as connection:
+            row = _row(connection, "jobs", "job_id", job_id)
+            if row is None:
+                connection.execute(insert_sql("jobs", _JOB_COLUMNS), _job_values(job))
+            elif (row["type"], row["name"], row["status"]) != (type, name, State.CREATED.value):
+                raise ConflictError(f"{job_id} is another job, or has begun already", "submit under another id")
+            else:
+                connection.execute("UPDATE jobs SET config_sha256 = ? WHERE job_id = ?", (config_sha256, job_id))
+        return self.job(job_id)
+
     def set_job_status(
         self,
         job_id: str,
@@ -158,13 +197,35 @@ class Registry:
             raise self._unknown("job", job_id)
         return self._job(rows[0])
 
-    def jobs(self, limit: int = 20, type: str = "", name: str = "") -> list[Job]:
-        """The newest jobs first, of one type or with one name if given."""
+    def jobs(self, limit: int = 20, type: str = "", name: str = "", status: str = "") -> list[Job]:
+        """The newest jobs first, of one type, with one name, in one status, as far as given."""
         rows = self._database.rows(
-            "SELECT * FROM jobs WHERE (?1 = '' OR type = ?1) AND (?2 = '' OR name = ?2) ORDER BY rowid DESC LIMIT ?3",
-            (type, name, limit),
+            "SELECT * FROM jobs WHERE (?1 = '' OR type = ?1) AND (?2 = '' OR name = ?2) AND (?3 = '' OR status = ?3)"
+            " ORDER BY rowid DESC LIMIT ?4",
+            (type, name, status, limit),
         )
         return [self._job(row) for row in rows]
+
+    def unfinished_jobs(self) -> list[Job]:
+        """Jobs that did not say how they ended, oldest first."""
+        ends = [state.value for state in State if state.final]
+        sql = "SELECT * FROM jobs WHERE status NOT IN (SELECT value FROM json_each(?)) ORDER BY rowid"
+        return [self._job(row) for row in self._database.rows(sql, (json.dumps(ends),))]
+
+    def find_job(self, name: str, type: str = "") -> Job:
+        """The job with this id, else the newest with this name. Raises NotFoundError that names similar ones."""
+        rows = self._database.rows(
+            "SELECT * FROM jobs WHERE (job_id = ?1 OR name = ?1) AND (?2 = '' OR type = ?2)"
+            " ORDER BY job_id = ?1 DESC, rowid DESC LIMIT 1",
+            (name, type),
+        )
+        if not rows:
+            raise self._unknown("job", name)
+        return self._job(rows[0])
+
+    def job_counts(self) -> dict[str, int]:
+        """How many jobs are in each status."""
+        return {row[0]: row[1] for row in self._database.rows("SELECT status, count(*) FROM jobs GROUP BY status")}
 
     def add_model(self, model: Model) -> Model:
         """Records a model; adding it again is a no-op. Raises ConflictError if the id has other content."""
@@ -190,6 +251,29 @@ class Registry:
         """The newest models first."""
         rows = self._database.rows("SELECT * FROM models ORDER BY rowid DESC LIMIT ?", (limit,))
         return [self._model(row) for row in rows]
+
+    def add_file(self, filename: str, purpose: str, size_bytes: int, sha256: str) -> StoredFile:
+        """Records an uploaded file under an id made of its digest; the same bytes are the same file."""
+        new = StoredFile(f"file-{sha256[:24]}", filename, purpose, size_bytes, sha256, utc_now())
+        with self._database.writing() as connection:
+            row = _row(connection, "files", "file_id", new.file_id)
+            if row is not None:
+                return StoredFile(**dict(row))
+            values = tuple(getattr(new, column) for column in _FILE_COLUMNS)
+            connection.execute(insert_sql("files", _FILE_COLUMNS), values)
+        return new
+
+    def file(self, file_id: str) -> StoredFile:
+        """The uploaded file with this id. Raises NotFoundError that names similar ids."""
+        rows = self._database.rows("SELECT * FROM files WHERE file_id = ?", (file_id,))
+        if not rows:
+            raise self._unknown("file", file_id)
+        return StoredFile(**dict(rows[0]))
+
+    def files(self, limit: int = 20, purpose: str = "") -> list[StoredFile]:
+        """The newest uploads first, of one purpose if given."""
+        sql = "SELECT * FROM files WHERE ?1 = '' OR purpose = ?1 ORDER BY rowid DESC LIMIT ?2"
+        return [StoredFile(**dict(row)) for row in self._database.rows(sql, (purpose, limit))]
 
     def lineage(self, model_id: str) -> list[Model]:
         """The model, its parent, the parent's parent, ... as far as they are registered.
@@ -222,8 +306,12 @@ class Registry:
             raise ConflictError(f"{job.job_id} is another job", "submit under another id", job_id=job.job_id)
         return job
 
-    def _unknown(self, noun: Literal["job", "model"], wanted: str) -> NotFoundError:
-        sql = {"job": "SELECT job_id FROM jobs", "model": "SELECT model_id FROM models"}[noun]
+    def _unknown(self, noun: Literal["job", "model", "file"], wanted: str) -> NotFoundError:
+        sql = {
+            "job": "SELECT job_id FROM jobs UNION SELECT name FROM jobs",
+            "model": "SELECT model_id FROM models",
+            "file": "SELECT file_id FROM files",
+        }[noun]
         known = [row[0] for row in self._database.rows(sql)]
         similar = get_close_matches(wanted, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(similar)}?" if similar else f"`synth-ray status {noun}s` lists them"

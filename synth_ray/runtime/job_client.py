@@ -1,4 +1,7 @@
-"""Jobs through Ray's Jobs API: submit one of our entry points, watch its files, stop it."""
+"""Jobs through Ray's Jobs API: submit one of our entry points, watch its files, stop it.
+
+Every request has a timeout. A cluster that is gone is a PrerequisiteError, one that is slow a TemporaryError.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synth_ray.core import errors
-from synth_ray.core.errors import JobFailed, SynthRayError, TemporaryError
+from synth_ray.core.errors import AuthError, ConflictError, JobFailed, PrerequisiteError, SynthRayError, TemporaryError
 from synth_ray.core.paths import Home, config_path
 from synth_ray.core.text import last_line
 from synth_ray.records.job_files import JobFiles
-from synth_ray.records.registry import new_job_id
+from synth_ray.records.registry import Registry, new_job_id
+from synth_ray.records.states import State
 from synth_ray.runtime.cluster import LocalCluster
 
+REQUEST_TIMEOUT_S = 15.0
+_SUBMIT_TIMEOUT_S = 60.0
+_SILENCE_TIMEOUT_S = 60.0
 _POLL_S = 0.25
 _STATUS_EVERY_S = 3.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -38,11 +45,11 @@ class JobClient:
     """Talks to one cluster."""
 
     def __init__(self, cluster: LocalCluster, home: Home, env_file: Path) -> None:
-        os.environ.update(cluster.client_env)
-        from ray.job_submission import JobSubmissionClient
-
+        # Ray's client takes RAY_ADDRESS over its argument and asks the GCS there, half a minute long if it is gone.
+        os.environ.update({**cluster.client_env, "RAY_API_SERVER_ADDRESS": cluster.dashboard})
         self._cluster, self._home, self._env_file = cluster, home, env_file
-        self._client: Any = JobSubmissionClient(cluster.dashboard)
+        with self._talking():
+            self._client: Any = _with_timeouts(cluster.dashboard)
 
     def submit(
         self,
@@ -53,7 +60,10 @@ class JobClient:
         module: str = "",
         resume: bool = False,
     ) -> Submitted:
-        """Starts ``python -m jobs.KIND`` (or ``module``) on the cluster; returns as soon as it is accepted."""
+        """Starts ``python -m jobs.KIND`` (or ``module``) on the cluster.
+
+        When it returns, the job is in the registry, so every other command can see it.
+        """
         job_id = new_job_id()
         command = [sys.executable, "-m", module or f"jobs.{kind}", "--job-id", job_id]
         for config in configs:
@@ -64,57 +74,116 @@ class JobClient:
         command += ["--port", str(self._cluster.http_port)]
         command += ["--run-name", run_name] if run_name else []
         command += ["--resume"] if resume else []
-        files = JobFiles(self._home.jobs / job_id)
-        self._client.submit_job(
-            entrypoint=shlex.join(command),
-            submission_id=job_id,
-            entrypoint_num_cpus=0,
-        )
-        return Submitted(job_id, kind, files)
+        job = Submitted(job_id, kind, JobFiles(self._home.jobs / job_id))
+        job.files.submitted_to(self._cluster.cluster_id)
+        name = run_name or job_id
+        run_dir = str(self._home.runs / name) if kind == "rl" else ""
+        with Registry(self._home.state_db) as registry:
+            registry.create_job(kind, name, run_dir=run_dir, job_id=job_id)
+        try:
+            with self._talking():
+                self._client.submit_job(entrypoint=shlex.join(command), submission_id=job_id, entrypoint_num_cpus=0)
+        except SynthRayError as error:
+            self._ended(job, error)
+            raise
+        return job
 
     def wait(self, job: Submitted, on_event: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """The job's result; raises the job's own error. The job bounds its own waits."""
-        checked = time.monotonic()
+        checked = answered = time.monotonic()
         while (result := job.files.result()) is None:
             if on_event and (event := job.files.last_event()):
                 on_event(event)
             if time.monotonic() - checked > _STATUS_EVERY_S:
                 checked = time.monotonic()
-                self._check_alive(job)
+                if self._check_alive(job, checked - answered > _SILENCE_TIMEOUT_S):
+                    answered = checked
             time.sleep(_POLL_S)
-        if result["ok"]:
-            return dict(result["result"])
-        raise rebuild(result["error"], int(result["exit_code"]))
+        return outcome(result)
 
     def stop(self, job: Submitted) -> None:
         """Asks the job to stop and gives it a moment to record that."""
-        with suppress(Exception):
-            self._client.stop_job(job.job_id)
+        with suppress(SynthRayError):
+            with self._talking():
+                self._client.stop_job(job.job_id)
             deadline = time.monotonic() + 5
             while time.monotonic() < deadline and self._status(job) not in _ENDED:
                 time.sleep(_POLL_S)
 
     def logs(self, job_id: str) -> str:
-        """What the job has printed."""
-        return str(self._client.get_job_logs(job_id))
+        """What Ray says that the job has printed; jobs of ours print into their own folder instead."""
+        with self._talking():
+            return str(self._client.get_job_logs(job_id))
 
     def _status(self, job: Submitted) -> str:
-        return str(self._client.get_job_status(job.job_id).value)
+        with self._talking():
+            return str(self._client.get_job_status(job.job_id).value)
 
-    def _check_alive(self, job: Submitted) -> None:
+    def _check_alive(self, job: Submitted, silent: bool) -> bool:
+        """Whether the cluster answered. Raises if the job ended without a word, or if nothing answers any more."""
         try:
             status = self._status(job)
-        except Exception as error:
-            raise TemporaryError(
-                f"the cluster does not answer: {type(error).__name__}", f"see {self._cluster.log}"
-            ) from None
+        except TemporaryError:
+            if silent:
+                raise
+            return False
         if status in _ENDED and job.files.result() is None:
             time.sleep(1.0)
             if job.files.result() is None:
-                raise JobFailed(f"job {job.job_id} ended as {status} without a result: {self._last_words(job)}")
+                error = JobFailed(f"job {job.job_id} ended as {status} without a result: {self._last_words(job)}")
+                self._ended(job, error)
+                raise error
+        return True
 
     def _last_words(self, job: Submitted) -> str:
-        return last_line(self.logs(job.job_id), "it printed nothing")
+        printed = job.files.log_path.read_text(errors="replace") if job.files.log_path.exists() else ""
+        return last_line(printed or self.logs(job.job_id), "it printed nothing")
+
+    def _ended(self, job: Submitted, error: SynthRayError) -> None:
+        """Records the failure of a job that could not do so itself."""
+        job.files.failed(error.as_dict(), error.exit_code)
+        with Registry(self._home.state_db) as registry, suppress(ConflictError):
+            registry.set_job_status(job.job_id, State.FAILED, error.message)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            raise AuthError(
+                "the cluster refused the token", "its token file has changed; stop it with: synth-ray down"
+            ) from None
+        except (ConnectionError, requests.RequestException) as error:
+            where = f"the cluster at {self._cluster.dashboard}"
+            if not self._cluster.alive():
+                raise PrerequisiteError(f"{where} is gone", "start one with: synth-ray up") from None
+            raise TemporaryError(
+                f"{where} does not answer: {type(error).__name__}", f"see {self._cluster.log}"
+            ) from None
+        except RuntimeError as error:  # Ray's client raises these for everything that the server refuses
+            raise JobFailed(f"the cluster refused: {last_line(str(error), 'no reason')}") from None
+
+
+def _with_timeouts(dashboard: str) -> Any:
+    """Ray's client, which by itself would wait forever."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            timeout_s = _SUBMIT_TIMEOUT_S if method == "POST" else REQUEST_TIMEOUT_S
+            return super()._do_request(method, endpoint, **{"timeout": timeout_s, **options})
+
+    return Client(dashboard)
+
+
+def outcome(result: dict[str, Any]) -> dict[str, Any]:
+    """What a job returned; raises its own error if it failed."""
+    if result["ok"]:
+        return dict(result["result"])
+    raise rebuild(result["error"], int(result["exit_code"]))
 
 
 def rebuild(error: dict[str, Any], exit_code: int) -> SynthRayError:

@@ -1,0 +1,35 @@
+"""JSON that any client can read: plain ASCII, no NaN, whatever a model or a client has put into a text."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+
+class AsciiJson(JSONResponse):
+    """A JSON answer. Lone surrogates are escaped; numbers that JSON does not have become null."""
+
+    def render(self, content: Any) -> bytes:
+        """The body's bytes."""
+        return json_bytes(content)
+
+
+def json_bytes(content: Any) -> bytes:
+    """``content`` as JSON."""
+    try:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError:
+        return json.dumps(_finite(content), allow_nan=False, separators=(",", ":")).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value
