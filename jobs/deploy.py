@@ -1,4 +1,4 @@
-"""Deploys a task app, and the policy unless the config's model is empty.
+"""Deploys a task app, the gateway, and the policy unless the config's model is empty.
 
 python -m jobs.deploy --set app_id=grpo-crafter --set model=crafter-tiny
 """
@@ -35,12 +35,16 @@ def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
         spec = engine_spec(config, weights)
         app.replace_engine(spec)
         wanted.append(app.engine(spec))
+    if config.gateway:
+        wanted.append(app.gateway(job.home, job.env_file))
     app.ensure(wanted, job.home.serve_lock)
     for one in wanted:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
     if config.model:
         _first_call(weights)
-    return {"url": f"http://127.0.0.1:{app.http_port()}/{app_id}", "apps": [one.name for one in wanted]}
+    origin = f"http://127.0.0.1:{app.http_port()}"
+    gateway = {"gateway": f"{origin}/v1"} if config.gateway else {}
+    return {"url": f"{origin}/{app_id}", **gateway, "apps": [one.name for one in wanted]}
 
 
 def _first_call(weights: Weights) -> None:
