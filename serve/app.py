@@ -51,7 +51,7 @@ def task(app_id: str, env_file: str) -> Wanted:
 
 
 def gateway(home: Home, env_file: str) -> Wanted:
-    """The gateway, which serves every model of ``home`` and starts its jobs; it runs on this node, where ``home`` is."""
+    """The gateway: every model of ``home`` and its jobs. It runs on this node, where ``home`` is."""
     application = gateway_app.build(home, env_file, _this_node())
     return Wanted(gateway_app.APP, gateway_app.ROUTE, application, TASK_TIMEOUT_S)
 

@@ -101,7 +101,7 @@ class GatewayReplica:
 
 
 def build(home: Home, env_file: str, resources: Mapping[str, float]) -> Any:
-    """The Serve application of the gateway; ``resources`` are those of the node that ``home`` and ``env_file`` are on."""
+    """The Serve application of the gateway; ``resources`` name the node that has ``home`` and ``env_file``."""
     deployment = ray_serve.deployment(
         ray_serve.ingress()(GatewayReplica),
         name="Gateway",

@@ -72,14 +72,14 @@ class ServedModels:
 
     async def get(self, name: str, engine_model: str) -> Served:
         """The model of that name; on first use its files are verified and its adapter is published."""
-        async with self._lock:  # Verifying reads the whole model: once is enough.
-            if name not in self._known:
-                card = await self.card(name, engine_model)
-                self._known[name] = await self._load(card)
-                while len(self._known) > _REMEMBERED:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(name)
-            return self._known[name]
+        if name not in self._known:
+            async with self._lock:  # Verifying reads the whole model: once is enough.
+                if name not in self._known:
+                    self._known[name] = await self._load(await self.card(name, engine_model))
+        self._known.move_to_end(name)
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return self._known[name]
 
     async def publish_again(self, served: Served) -> None:
         """Brings the adapter once more: the store may have lost it."""

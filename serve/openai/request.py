@@ -297,9 +297,14 @@ def _called(call: Called) -> dict[str, Any]:
 
 
 def _refusal(error: ValidationError) -> BadRequest:
-    first = error.errors(include_url=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if "type" in first["loc"][-1:] and first["loc"][0] == "messages":
-        message = "this server reads text only"
+    found = error.errors(include_url=False, include_input=False)
+    if any(_is_part_type(one["loc"]) for one in found):
+        return BadRequest("a message has a part that is not text, and this server reads text only", "messages")
+    param = ".".join(str(part) for part in found[0]["loc"])
+    message = found[0]["msg"].removeprefix("Value error, ")
     return BadRequest(f"{param}: {message}" if param else message, param or None)
+
+
+def _is_part_type(place: Sequence[int | str]) -> bool:
+    """Whether an error's place is ``messages.I.content.list[Part].J.type``."""
+    return len(place) == 6 and place[0] == "messages" and place[2] == "content" and place[5] == "type"
