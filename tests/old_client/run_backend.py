@@ -132,7 +132,9 @@ def train(client: Client, url: str) -> str:
     """Both kinds of training, with and without waiting; returns the id of the last RL job."""
     common = ["--backend", url, "--env-file", ".env"]
     rl = ["train", "--type", "rl", "--config", "rl.toml", *common, "--task-url", f"{url}/grpo-crafter"]
-    client("train rl --no-poll", [*rl, "--no-poll"], "Verification OK", "Task app healthy", "Response 201", "Created job")
+    client(
+        "train rl --no-poll", [*rl, "--no-poll"], "Verification OK", "Task app healthy", "Response 201", "Created job"
+    )
     again = [*rl, "--no-poll", "--idempotency", "same"]
     ids = {re.findall(r"Created job (job_\w+)", client("train rl --idempotency", again))[0] for _ in range(2)}
     client.failed += len(ids) != 1

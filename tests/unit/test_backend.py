@@ -76,13 +76,22 @@ class Api:
         return self("POST", "/files", status, files={"file": (name, content)}, data={"purpose": "fine-tune"})
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    home = Home(tmp_path / "state", tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Backend, FakeCluster]]:
+    home = Home(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("project"))
     cluster = FakeCluster(home)
-    app = create_app(Gateway(home, _NoEngine()), Backend(home, cluster, lambda: ["grpo-crafter"]), KeyRing([KEY]))
-    with live_app(app) as origin:
-        yield Api(origin, cluster)
+    backend = Backend(home, cluster, lambda: ["grpo-crafter"])
+    with live_app(create_app(Gateway(home, _NoEngine()), backend, KeyRing([KEY]))) as origin:
+        yield origin, backend, cluster
+
+
+@pytest.fixture
+def api(server: tuple[str, Backend, FakeCluster], tmp_path: Path) -> Api:
+    """The one server, with an empty home for each test."""
+    origin, backend, cluster = server
+    backend.home = Home(tmp_path / "state", tmp_path)
+    cluster.__init__(backend.home)  # type: ignore[misc]
+    return Api(origin, cluster)
 
 
 class _NoEngine(ScriptedEngine):

@@ -245,7 +245,7 @@ def test_a_conversation_with_tool_calls_is_accepted(client: openai.OpenAI, engin
     assert ask(client, messages=messages, tools=TOOLS).choices[0].finish_reason == "tool_calls"
 
 
-@pytest.mark.parametrize("stop", ['"]}', ['", "', "never"], "do"])
+@pytest.mark.parametrize("stop", ['"]}', ['", "', "never"], "do", "_left"])
 def test_a_stop_string_cuts_text_and_log_probs(client: openai.OpenAI, engine: ScriptedEngine, stop: Any) -> None:
     (choice,) = ask(client, stop=stop, logprobs=True, extra_body={"return_token_ids": True}).choices
     first = stop if isinstance(stop, str) else stop[0]
