@@ -1,4 +1,4 @@
-"""Deploys a task app, and the policy unless the config's model is empty.
+"""Deploys a task app, the gateway, and the policy unless the config's model is empty.
 
 python -m jobs.deploy --set app_id=grpo-crafter --set model=crafter-tiny
 """
@@ -12,9 +12,9 @@ import ray
 
 from envs.registry import get_task
 from jobs.eval import engine_spec, preflight
-from jobs.models import resolve
 from jobs.runner import Job, run_job
 from serve import app, policy
+from serve.models import resolve
 from synth_ray.core.errors import DeadlineError, SynthRayError
 from synth_ray.core.sections import DeployConfig
 from synth_ray.core.types import GenerateRequest, Sampling, Weights
@@ -36,12 +36,16 @@ def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
         spec = engine_spec(config, weights)
         app.replace_engine(spec)
         wanted.append(app.engine(spec))
+    if config.gateway:
+        wanted.append(app.gateway(job.home, job.env_file))
     app.ensure(wanted, job.home.serve_lock)
     for one in wanted:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
     if config.model:
         _first_call(weights)
-    return {"url": f"http://127.0.0.1:{app.http_port()}{wanted[0].route}", "apps": [one.name for one in wanted]}
+    origin = f"http://127.0.0.1:{app.http_port()}"
+    gateway = {"gateway": f"{origin}/v1"} if config.gateway else {}
+    return {"url": f"{origin}{wanted[0].route}", **gateway, "apps": [one.name for one in wanted]}
 
 
 def _first_call(weights: Weights) -> None:

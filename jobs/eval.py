@@ -15,10 +15,10 @@ import ray
 from envs.crafter.info import TASK_NAME
 from envs.crafter.score import crafter_score
 from envs.registry import get_task, names
-from jobs.models import check_rank, resolve
 from jobs.playing import play_all
 from jobs.runner import Job, run_job
 from serve import app
+from serve.models import check_rank, resolve
 from synth_ray.core.errors import JobFailed
 from synth_ray.core.hashing import derived_seed, slot_id
 from synth_ray.core.origins import VENDORS

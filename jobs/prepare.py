@@ -24,7 +24,7 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
 
     from envs.registry import get_task
-    from jobs.models import BUILT_IN, built_in
+    from serve.models import BUILT_IN, built_in
 
     for name in BUILT_IN:
         built_in(name, home)

@@ -15,9 +15,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from envs.registry import get_task
 from jobs.eval import engine_spec, preflight
-from jobs.models import Resolved, as_base, resolve
 from jobs.runner import Job, run_job
 from serve import app
+from serve.models import Resolved, as_base, resolve
 from synth_ray.core.errors import ConflictError, SynthRayError
 from synth_ray.core.sections import RLConfig
 from synth_ray.core.types import Weights

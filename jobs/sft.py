@@ -18,8 +18,8 @@ from typing import Any
 
 import ray
 
-from jobs.models import Resolved, as_base, resolve
 from jobs.runner import Job, run_job
+from serve.models import Resolved, as_base, resolve
 from synth_ray.core.errors import ConflictError, NotFoundError, SynthRayError
 from synth_ray.core.hashing import sha256_file
 from synth_ray.core.paths import Home

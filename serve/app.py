@@ -12,9 +12,10 @@ import ray
 from ray import serve as ray_serve
 
 from envs.registry import app_name, source_digest
-from serve import policy, task_app
+from serve import gateway_app, policy, task_app
 from synth_ray.core.errors import ConflictError, DeadlineError, PrerequisiteError
 from synth_ray.core.locks import one_at_a_time
+from synth_ray.core.paths import Home
 from synth_ray.core.text import last_line
 from synth_ray.core.waiting import wait_for
 from synth_ray.runtime.devices import EngineSpec
@@ -51,6 +52,12 @@ def task(app_id: str, env_file: str, project: Path) -> Wanted:
     own_origin = f"http://127.0.0.1:{http_port()}"
     name, application = app_name(app_id), task_app.build(app_id, env_file, own_origin, str(project))
     return Wanted(name, f"/{name}", application, TASK_TIMEOUT_S, source_digest(app_id))
+
+
+def gateway(home: Home, env_file: str) -> Wanted:
+    """The gateway: every model of ``home`` and its jobs. It runs on this node, where ``home`` is."""
+    application = gateway_app.build(home, env_file, _this_node())
+    return Wanted(gateway_app.APP, gateway_app.ROUTE, application, TASK_TIMEOUT_S)
 
 
 def engine(spec: EngineSpec) -> Wanted:
@@ -163,6 +170,14 @@ def _answer(name: str, response: Any, deadline: float, report: Report | None) ->
                 report(f"{name} to load", time.monotonic() - started)
         except ray.exceptions.RayError as error:
             raise local_error(error) from None
+
+
+def _this_node() -> dict[str, float]:
+    """The resource that only the node of this process has."""
+    here = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    name = next(name for name in resources if name.startswith("node:") and not name.endswith("__"))
+    return {name: 0.001}
 
 
 def http_port() -> int:

@@ -96,4 +96,6 @@ def deploy(
     else:
         say("Task app URL (send your ENVIRONMENT_API_KEY as X-API-Key):")
         data(result["url"])
+        if "gateway" in result:
+            say(f"OpenAI base URL of every model (send the same key): {result['gateway']}")
         say("Useful commands: synth-ray eval grpo-crafter -c FILE, synth-ray status jobs, synth-ray down")

@@ -17,6 +17,7 @@ ENVIRONMENT_KEY = "ENVIRONMENT_API_KEY"
 ENVIRONMENT_KEY_ALIASES = "ENVIRONMENT_API_KEY_ALIASES"
 MAX_GIVEN_KEYS = 16
 """A client in the middle of a rotation sends its old and its new key; nobody honest sends dozens."""
+SYNTH_KEY = "SYNTH_API_KEY"
 RAY_TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 
 
@@ -79,6 +80,13 @@ def environment_keys(env_file: Path | None, environ: Mapping[str, str] = os.envi
             f"{ENVIRONMENT_KEY} is not set, and the task app does not run without a key", "run: synth-ray setup"
         )
     return keys
+
+
+def gateway_keys(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The keys that the gateway accepts: those of the task app, and ``SYNTH_API_KEY`` if there is one."""
+    from_file = read_env_file(env_file) if env_file and env_file.exists() else {}
+    own = (environ.get(SYNTH_KEY) or from_file.get(SYNTH_KEY) or "").strip()
+    return [*([own] if own else []), *environment_keys(env_file, environ)]
 
 
 class KeyRing:

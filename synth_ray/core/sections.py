@@ -302,10 +302,12 @@ class RLConfig(Section):
 
 
 class DeployConfig(Section):
-    """What `deploy` starts: the task app, and an engine unless `model` is empty."""
+    """What `deploy` starts: the task app, an engine unless `model` is empty, and the gateway."""
 
     app_id: str = "grpo-crafter"
     model: str = "crafter-tiny"
+    gateway: bool = True
+    """Whether OpenAI's API and the jobs' API are served too; docs/gateway.md."""
     compute: Compute = Compute()
     vllm: VLLM = VLLM()
 

@@ -53,13 +53,14 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn."""
+    """How tokens are drawn; ``top_logprobs`` asks for the likeliest tokens at every place, at most 20."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 512
     seed: int | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class GenerateRequest:
 class GenerateResult:
     """Tokens out: ``logprobs[i]`` is the natural log-probability of ``token_ids[i]`` under the sampling distribution.
 
-    ``weights_name`` and ``weights_digest`` are what the engine really used, by its own account.
+    ``weights_name`` and ``weights_digest`` are what the engine really used, by its own account. ``top_logprobs[i]`` are
+    the likeliest tokens at place i with their log-probabilities, best first, if they were asked for.
     """
 
     token_ids: tuple[int, ...]
@@ -85,6 +87,7 @@ class GenerateResult:
     weights_name: str
     weights_digest: str
     cached_tokens: int = 0
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,11 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether ``source`` has the form of a hub id, such as ``Qwen/Qwen3-4B``."""
+    return bool(_HUB_ID.match(source))
+
+
 @lru_cache(maxsize=32)
 def local_model(source: str) -> Path:
     """The folder of a model: ``source`` itself, or the snapshot of a hub id (never its pickles).
@@ -21,7 +26,7 @@ def local_model(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    if not _HUB_ID.match(source):
+    if not is_hub_id(source):
         raise NotFoundError(f"no model {source!r}", "give a built-in name, a model id, a local folder or a hub id")
     from huggingface_hub import snapshot_download
 

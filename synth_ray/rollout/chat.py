@@ -19,16 +19,22 @@ class Chat:
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> tuple[int, ...]:
-        """The ids that ask the model for its next message. Raises ConfigError for messages with pictures."""
+    def prompt_ids(
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), thinking: bool | None = None
+    ) -> tuple[int, ...]:
+        """The ids that ask the model for its next message; ``thinking`` is the template's switch, if it has one.
+
+        Raises ConfigError for messages with pictures.
+        """
         if any(message.images for message in messages):
             raise ConfigError(
                 "a message carries a picture, but the engine's models read text only",
                 "leave use_vision and image_only_mode out of the env config, or use a remote model that sees",
             )
         chat = [message.as_dict() for message in messages]
+        switch = {} if thinking is None else {"enable_thinking": thinking}
         ids = self._tokenizer.apply_chat_template(
-            chat, tools=list(tools) or None, add_generation_prompt=True, tokenize=True, return_dict=False
+            chat, tools=list(tools) or None, add_generation_prompt=True, tokenize=True, return_dict=False, **switch
         )
         return tuple(ids)
 
@@ -78,6 +84,23 @@ class Chat:
     def text(self, token_ids: Sequence[int]) -> str:
         """A sampled reply as text, without special tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text; together they are ``text(token_ids)``.
+
+        A character that several tokens spell comes with the last of them.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream, backend = DecodeStream(skip_special_tokens=True), self._tokenizer.backend_tokenizer
+        pieces = [stream.step(backend, token_id) or "" for token_id in token_ids]
+        if pieces:
+            pieces[-1] += self.text(token_ids)[len("".join(pieces)) :]
+        return pieces
+
+    def token(self, token_id: int) -> str:
+        """One token by itself, special or not."""
+        return str(self._tokenizer.decode([token_id]))
 
 
 @lru_cache(maxsize=8)

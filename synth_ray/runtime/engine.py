@@ -136,7 +136,16 @@ class Engine:
             weights_name=held.name if held else "base",
             weights_digest=held.digest if held else self._gate.current,
             cached_tokens=final.num_cached_tokens or 0,
+            top_logprobs=_likeliest(reply.logprobs, request.sampling.top_logprobs),
         )
+
+
+def _likeliest(places: Any, count: int) -> tuple[tuple[tuple[int, float], ...], ...]:
+    """The ``count`` best of each place; vLLM adds the sampled token to them if it is not among them."""
+    if not count:
+        return ()
+    ranked = (sorted(place.items(), key=lambda item: -item[1].logprob)[:count] for place in places)
+    return tuple(tuple((token, found.logprob) for token, found in place) for place in ranked)
 
 
 def _start_vllm(spec: EngineSpec, model_dir: str) -> Any:
@@ -172,7 +181,7 @@ def _sampling_params(request: GenerateRequest) -> Any:
         top_k=sampling.top_k,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
-        logprobs=0,
+        logprobs=sampling.top_logprobs,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -60,12 +60,13 @@ class JobClient:
         run_name: str = "",
         module: str = "",
         resume: bool = False,
+        job_id: str = "",
     ) -> Submitted:
-        """Starts ``python -m jobs.KIND`` (or ``module``) on the cluster.
+        """Starts ``python -m jobs.KIND`` (or ``module``) on the cluster, under ``job_id`` or a fresh one.
 
         When it returns, the job is in the registry, so every other command can see it.
         """
-        job_id = new_job_id()
+        job_id = job_id or new_job_id()
         command = [sys.executable, "-m", module or f"jobs.{kind}", "--job-id", job_id]
         for config in configs:
             command += ["--config", str(config_path(config).resolve())]

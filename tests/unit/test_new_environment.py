@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from jobs.models import built_in
+from serve.models import built_in
 from synth_ray.core.config import load_config
 from synth_ray.core.paths import Home
 from synth_ray.core.sections import EvalConfig, RLConfig

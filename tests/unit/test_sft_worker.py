@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.models import Resolved, as_base, check_rank, resolve
 from jobs.sft import find_data, located
+from serve.models import Resolved, as_base, check_rank, resolve
 from synth_ray.core.config import validate
 from synth_ray.core.errors import ConfigError, CorruptError, NotFoundError, PrerequisiteError
 from synth_ray.core.hashing import sha256_bytes, sha256_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.models import resolve
+from serve.models import resolve
 from synth_ray.core.errors import NotFoundError, WrongWeights
 from synth_ray.core.hashing import sha256_bytes
 from synth_ray.core.paths import Home
