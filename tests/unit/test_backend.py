@@ -21,7 +21,8 @@ from synth_ray.core.config import load_config
 from synth_ray.core.errors import ConfigError, PrerequisiteError
 from synth_ray.core.paths import Home
 from synth_ray.core.secrets import KeyRing, gateway_keys
-from synth_ray.core.sections import RLConfig, SFTConfig
+from synth_ray.core.sections import RLConfig
+from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.metrics import MetricsLog
 from synth_ray.records.registry import Model, Registry
