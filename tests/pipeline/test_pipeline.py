@@ -159,7 +159,7 @@ def test_task_app_refuses_calls_without_a_key(ran: Ran, env_file: Path) -> None:
     assert {status for status, _ in refusals} == {401}
     assert len({body for _, body in refusals}) == 1
     assert _get(f"{url}/health", key)[0] == 200
-    body = {"run_id": "r", "env": {"seed": 3}, "policy": {"config": {"provider": "expert"}}, "mode": "eval"}
+    body = {"run_id": "r", "env": {"seed": 3}, "policy": {"config": {"provider": "expert"}}, "ops": [], "mode": "eval"}
     status, answer = _get(f"{url}/rollout", key, body)
     assert status == 200
     assert json.loads(answer)["metrics"]["mean_return"] >= 1

@@ -18,7 +18,7 @@ from synth_ray.records.states import State
 from synth_ray.runtime.job_client import JobClient
 from tests.pipeline.conftest import CONFIGS
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.long, pytest.mark.pipeline, pytest.mark.timeout(480)]
 
 SFT = CONFIGS / "quickstart" / "sft_weak.toml"
 EVAL = CONFIGS / "quickstart" / "eval.toml"

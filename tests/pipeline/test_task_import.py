@@ -18,7 +18,7 @@ from synth_ray.records.filter_run import run_filter
 from synth_ray.records.rollouts import mean_reward
 from synth_ray.runtime.job_client import JobClient
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.pipeline, pytest.mark.timeout(480)]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "new-environment"
 STEPS = 2
@@ -51,7 +51,7 @@ def test_collect_tune_train_and_serve(file: Path, jobs: JobClient, home: Home, e
     assert (played["n"], played["errors"]) == (8, 0)
 
     key = read_env_file(env_file)[ENVIRONMENT_KEY]
-    assert [_rollout(url, key, name) for name in (None, "fetch_env:FetchTask", "os:system")] == [200, 200, 422]
+    assert [_rollout(url, key, name) for name in (None, "fetch_env:FetchTask", "os:system")] == [200, 200, 404]
 
     file.write_text(file.read_text() + "\n")
     one = ['eval.seeds="1000"']
@@ -62,7 +62,8 @@ def test_collect_tune_train_and_serve(file: Path, jobs: JobClient, home: Home, e
 
 
 def _rollout(url: str, key: str, name: str | None) -> int:
-    body = {"run_id": "r", "env": {"env_name": name}, "policy": {"config": {"provider": "expert"}}}
+    body = {"run_id": f"r-{name}", "env": {"env_name": name}, "policy": {"config": {"provider": "expert"}}}
+    body |= {"ops": [], "mode": "eval"}
     headers = {"Content-Type": "application/json", "X-API-Key": key}
     request = urllib.request.Request(f"{url}/rollout", data=json.dumps(body).encode(), headers=headers)  # noqa: S310
     try:
