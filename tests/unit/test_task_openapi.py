@@ -19,7 +19,10 @@ AUTH = {"X-API-Key": KEY}
 # What a JSON schema can't say is a 422 for a request that fits the schema: ops in the wrong order, rl without an id.
 CONFIG = {
     "checks": {
-        "positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422", "429", "502", "503", "504"]}
+        "positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422", "429", "502", "503", "504"]},
+        "negative_data_rejection": {
+            "expected-statuses": ["400", "401", "404", "405", "413", "414", "422", "429", "503"]
+        },
     },
     "generation": {"database": "none", "with-security-parameters": False},
 }
