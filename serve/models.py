@@ -39,11 +39,12 @@ def resolve(ref: str, home: Home, registry: Registry) -> Resolved:
         return _full(ref, ref, str(built_in(ref, home)))
     if ref.partition(":")[0] in ("fft", "peft", "rl"):
         return _registered(ref, registry)
+    folders = (home.project / ref, Path(ref))
+    source = next((str(folder.resolve()) for folder in folders if folder.is_dir()), ref)
     try:
-        local_model(ref)
+        local_model(source)
     except NotFoundError as error:
         raise NotFoundError(error.message, f"{error.hint}; built in: {', '.join(BUILT_IN)}") from None
-    source = str(Path(ref).resolve()) if Path(ref).is_dir() else ref
     return _full(ref, ref, source)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from starlette.concurrency import run_in_threadpool
 
 from serve.http_errors import responses
 from serve.http_json import AsciiJson
@@ -12,6 +13,7 @@ from serve.http_keys import keyed
 from serve.task_host import TaskHost
 from synth_ray.core.errors import DeadlineError, PolicyError
 from synth_ray.core.types import Rollout, StopReason
+from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.contract import RolloutPlan, RolloutRequest, rollout_plan
 from synth_ray.rollout.contract_response import RolloutResponse, StepwiseReport, rollout_response
 from synth_ray.rollout.stepwise import decision_rewards, decision_samples, rollout_stepwise, stepwise_details
@@ -24,8 +26,8 @@ _DECLARED: dict[str, Any] = {
 }
 
 
-def rollout_router(host: TaskHost) -> APIRouter:
-    """The route that plays."""
+def rollout_router(host: TaskHost, traces: TraceDB | None = None) -> APIRouter:
+    """The route that plays; what ran to a regular end is in ``traces`` before it is answered."""
     router = APIRouter()
 
     @router.post("/rollout", **_DECLARED)
@@ -39,6 +41,8 @@ def rollout_router(host: TaskHost) -> APIRouter:
         plan = rollout_plan(body, host.task.name, host.task.teachers)
         played = await host.play(plan.spec)
         _check_played(played)
+        if traces and played.ok:  # Another one may be played again under its id, and an id is kept once.
+            await run_in_threadpool(traces.add, [played])
         return AsciiJson(rollout_response(played, body, plan, _stepwise(played, plan)).model_dump())
 
     return router

@@ -45,6 +45,9 @@ def down() -> None:
     help="Ray Serve with an engine, or one uvicorn process in the foreground without Ray and engine.",
 )
 @click.option("--model", default=None, help="What the engine loads first; empty for no engine.")
+@click.option(
+    "--trace", metavar="DIR", type=click.Path(path_type=Path), help="Keep rollouts in DIR/rollouts.db (uvicorn only)."
+)
 @options.set_option
 @options.config_option
 @options.env_file_option
@@ -54,6 +57,7 @@ def deploy(
     app_id: str,
     runtime: str,
     model: str | None,
+    trace: Path | None,
     sets: tuple[str, ...],
     configs: tuple[Path, ...],
     env_file: Path,
@@ -66,13 +70,17 @@ def deploy(
 
     \b
     synth-ray deploy grpo-crafter
-    synth-ray deploy grpo-crafter --runtime uvicorn --port 8001
+    synth-ray deploy grpo-crafter --runtime uvicorn --port 8001 --trace traces/http
     synth-ray deploy grpo-crafter --model fft:crafter-tiny:job_0123456789abcdef
     """
     if runtime == "uvicorn":
         if model or configs or sets:
             raise ConfigError("--runtime uvicorn has no engine: --model, -c and --set are for --runtime serve")
-        serve_locally(app_id, env_file, port, as_json)
+        serve_locally(app_id, env_file, port, trace, as_json)
+    if trace:
+        raise ConfigError(
+            "--trace is for --runtime uvicorn", "evaluations keep every rollout: synth-ray eval --trace-db"
+        )
     from synth_ray.cli.progress import Stages
     from synth_ray.cli.verbs import check_config, client, ensure_cluster, run
     from synth_ray.core.paths import find_home

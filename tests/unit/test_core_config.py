@@ -28,7 +28,7 @@ WHOLE = [path for path in CONFIGS.rglob("*.toml") if path.parent.name != "reward
 
 @pytest.mark.parametrize("path", sorted(WHOLE), ids=lambda path: path.name)
 def test_shipped_configs_are_valid(path: Path) -> None:
-    load_config(MODELS[path.stem.partition("_")[0]], [path])
+    load_config(MODELS[path.stem.removeprefix("train_").partition("_")[0]], [path])
 
 
 def test_later_files_and_sets_win_and_sources_say_so(tmp_path: Path) -> None:

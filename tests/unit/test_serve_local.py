@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from synth_ray.core.waiting import wait_for
+from synth_ray.records.traces import TraceDB
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_CPU_S = 3.0  # Starting is one thread that computes, so on an idle machine this is the time that it takes.
@@ -120,13 +121,15 @@ def test_deploy_answers_at_once_and_ctrl_c_ends_it(tmp_path: Path) -> None:
 
 def test_the_printed_curl_line_works_and_sigterm_ends_it(tmp_path: Path) -> None:
     port = free_port()
-    with deployed(tmp_path, port, "--json", "--env-file", "my keys.env") as process:
+    with deployed(tmp_path, port, "--json", "--env-file", "my keys.env", "--trace", "kept") as process:
         assert process.stdout
         answer = json.loads(process.stdout.readline())
         assert answer["data"] == {"url": f"http://127.0.0.1:{port}", "apps": ["grpo-crafter"]}
         line = next(one for one in (tmp_path / "stderr").read_text().splitlines() if one.startswith("curl"))
         said = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=True)
         assert json.loads(said.stdout)["run_id"] == "try-1"
+        with TraceDB(tmp_path / "kept" / "rollouts.db", read_only=True) as traces:
+            assert [(one.rollout_id, one.n_turns) for one in traces.sessions()] == [("try-1", 10)]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
     assert "Traceback" not in (tmp_path / "stderr").read_text()
@@ -139,6 +142,7 @@ def test_the_printed_curl_line_works_and_sigterm_ends_it(tmp_path: Path) -> None
         (["--model", "crafter-tiny"], 2, ["no engine", "--model"]),
         (["--set", "model=x"], 2, ["no engine"]),
         (["--runtime", "docker"], 2, ["docker"]),
+        (["--runtime", "serve", "--trace", "kept"], 2, ["--trace", "uvicorn"]),
     ],
 )
 def test_what_can_not_be_served_is_told(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:

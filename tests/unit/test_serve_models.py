@@ -49,6 +49,15 @@ def test_names_resolve_to_digests(home: Home, registry: Registry, tmp_path: Path
         resolve("crafter-tny", home, registry)
 
 
+def test_a_folder_is_looked_for_in_the_project(
+    home: Home, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = resolve("models/crafter-tiny", home, registry)
+    assert (there.ref, there.weights.base_dir) == ("models/crafter-tiny", str(home.models / "crafter-tiny"))
+    assert resolve("full", home, registry).weights.base_dir == str(tmp_path / "full")
+
+
 def test_changed_files_are_refused(home: Home, registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"other bytes")
     with pytest.raises(WrongWeights, match="does not match"):
