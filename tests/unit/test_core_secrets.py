@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve.http_guard import BODY_LIMIT_BYTES, Guard
+from serve.http_guard import Guard, HttpLimits
 from synth_ray.core.errors import PrerequisiteError
 from synth_ray.core.secrets import KeyRing, ensure_env_file, environment_keys, read_env_file
 
@@ -53,7 +53,7 @@ def test_guard_answers_every_failure_alike() -> None:
     answers = {call(path, headers) for path in ("/info", "/nowhere") for headers in ({}, {"x-api-key": "wrong"})}
     assert len(answers) == 1
     assert call("/", {})[0] == 200
-    assert call("/rollout", {"x-api-key": "right"}, b"x" * (BODY_LIMIT_BYTES + 1))[0] == 413
+    assert call("/rollout", {"x-api-key": "right"}, b"x" * (HttpLimits().body_bytes + 1))[0] == 413
 
 
 def call(path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
@@ -71,6 +71,6 @@ def call(path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, by
         sent.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "path": path, "root_path": "", "headers": raw}
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "headers": raw}
     asyncio.run(Guard(app, KeyRing(["right", "old"]))(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
