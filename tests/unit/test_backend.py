@@ -36,6 +36,8 @@ TASK_APP = "http://127.0.0.1:8000/grpo-crafter"
 LINE = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
 RL: dict[str, Any] = {"model": {"base": "crafter-tiny"}, "training": {"iterations": 3}}
 
+JUDGE = {"provider": "groq", "model": "openai/gpt-oss-120b"}
+
 
 class FakeCluster:
     """Records jobs as the real client does, and runs none."""
@@ -193,6 +195,10 @@ def test_the_model_beside_the_config_wins(api: Api) -> None:
         ({**RL, "model": {"source": "fft:crafter-tiny:job_absent"}}, 404),
         ({**RL, "model": "x"}, 422),
         ({**RL, "rollout": {"env_name": "/tmp/evil.py"}}, 422),
+        ({**RL, "rollout": {"env_name": "antigravity:Task"}}, 422),
+        ({**RL, "rubric": {"path": "/etc/passwd"}}, 422),
+        ({**RL, "rubric": {"path": "secrets.json"}}, 422),
+        ({**RL, "judge": {"enabled": True, "options": {**JUDGE, "rubric_id": "../x.toml"}}}, 422),
         ([], 422),
     ],
 )
