@@ -6,6 +6,7 @@ uploaded. It can't name a path: this server never reads a file that a request po
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,10 @@ from synth_ray.records.model_ids import METHODS
 from synth_ray.records.registry import Registry
 
 Table = dict[str, Any]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{0,64}")
+_PATHS = ("rubric.path", "judge.options.rubric_id")
+"""Values of a configuration that name a file, unless they are the bare name of one that comes with the program."""
 
 _VALIDATION_KEYS = (
     "evaluation_strategy",
@@ -96,6 +101,10 @@ def sft_table(body: SFTJobBody, upload: Callable[[str], Path]) -> Table:
 def check_rl(config: RLConfig, home: Home, registry: Registry) -> None:
     """Raises ConfigError or NotFoundError for what a remote caller may not name."""
     _check_model(config.model.start, home, registry)
+    values = config.model_dump(mode="json")
+    for path in _PATHS:
+        if not _NAME.fullmatch(_value(values, path)):
+            raise ConfigError(f"{path} can't be a file over HTTP", "name one that comes with the program")
     if config.rollout.env_name not in TASKS:
         raise ConfigError(
             f"unknown task {config.rollout.env_name!r}", did_you_mean(config.rollout.env_name, list(TASKS))
@@ -118,6 +127,13 @@ def _check_model(ref: str, home: Home, registry: Registry) -> None:
         raise ConfigError(
             f"{ref!r} can't be named over HTTP", "give a model id of the registry, a built-in name or a hub id"
         )
+
+
+def _value(values: Any, path: str) -> str:
+    """The text at a dotted path, or nothing."""
+    for part in path.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values if isinstance(values, str) else ""
 
 
 def _variety(mode: str, train_kind: Any, qlora: Any) -> str:

@@ -16,6 +16,7 @@ from serve.backend.views import result_view, status_of
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.metrics import read_metrics
 from synth_ray.records.registry import Job
+from synth_ray.records.states import State
 
 _TRAINS: Mapping[str, str] = {"rl": "rl.train.step", "sft": "sft.progress"}
 _PHASES: Mapping[str, str] = {"connect": "initializing", "wait": "initializing", "train": "training"}
@@ -27,8 +28,8 @@ _NOT_METRICS = frozenset({"step", "t", "non_finite", "total"})
 def job_events(job: Job, files: JobFiles) -> list[dict[str, Any]]:
     """Every event so far, in order."""
     lines = [_event(job, seq, line) for seq, line in enumerate(_lines(files.events_path), start=1)]
-    end = files.result()
-    return [*lines, _end(job, len(lines) + 1, end, files.result_path)] if end else lines
+    end = files.result() or _recorded_end(job)
+    return [*lines, _end(job, len(lines) + 1, end)] if end else lines
 
 
 def job_phases(job: Job, files: JobFiles) -> list[dict[str, Any]]:
@@ -68,23 +69,34 @@ def _event(job: Job, seq: int, line: Mapping[str, Any]) -> dict[str, Any]:
     counted = f"{line['done']}/{line['total']}" if line["total"] else ""
     data = {"stage": stage, "done": line["done"], "total": line["total"], "note": note}
     shown = {"type": _TRAINS.get(job.type, f"{job.type}.train") if trains else f"{job.type}.{stage}", "level": "info"}
-    return _numbered(job, seq, {**shown, "message": f"{counted} {note}".strip() or stage, "data": data}, line["t"])
+    return _numbered(
+        job, seq, {**shown, "message": f"{counted} {note}".strip() or stage, "data": data}, _iso(line["t"])
+    )
 
 
-def _end(job: Job, seq: int, end: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _recorded_end(job: Job) -> dict[str, Any] | None:
+    """How a job ended by the registry, which hears of it a moment before its files do, or instead of them."""
+    if not job.status.final:
+        return None
+    if job.status is State.SUCCEEDED:
+        return {"ok": True, "result": job.result or {}}
+    kind = "cancelled" if job.status is State.CANCELLED else "internal"
+    return {"ok": False, "error": {"kind": kind, "message": job.error or kind}}
+
+
+def _end(job: Job, seq: int, end: Mapping[str, Any]) -> dict[str, Any]:
     if end["ok"]:
         result = result_view(end["result"])
         model = result.get("model")
         shown = {"type": f"{job.type}.job.completed", "level": "info", "message": f"succeeded: {model or job.name}"}
-        return _numbered(job, seq, {**shown, "data": result}, path.stat().st_mtime)
+        return _numbered(job, seq, {**shown, "data": result}, job.updated_at)
     error = end["error"]
     how = "cancelled" if error.get("kind") == "cancelled" else "failed"
     shown = {"type": f"{job.type}.job.{how}", "level": "error", "message": str(error.get("message", how))}
-    return _numbered(job, seq, {**shown, "data": {"error": error}}, path.stat().st_mtime)
+    return _numbered(job, seq, {**shown, "data": {"error": error}}, job.updated_at)
 
 
-def _numbered(job: Job, seq: int, event: Mapping[str, Any], t: float) -> dict[str, Any]:
-    at = _iso(t)
+def _numbered(job: Job, seq: int, event: Mapping[str, Any], at: str) -> dict[str, Any]:
     return {"seq": seq, "event_id": str(seq), "job_id": job.job_id, **event, "created_at": at, "timestamp": at}
 
 

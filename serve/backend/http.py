@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from serve.backend.configs import RLJobBody, SFTJobBody
 from serve.backend.service import Backend
 from serve.backend.stream import TYPES, job_stream, parse_place
-from serve.backend.views import file_view, job_view
+from serve.backend.views import ENDS, file_view, job_view
 from serve.http_errors import TooManyError, responses
 from serve.http_keys import keyed
 from synth_ray.core.errors import ConfigError
@@ -128,9 +128,13 @@ def _feed_routes(router: APIRouter, backend: Backend) -> None:
     @router.get("/rl/jobs/{job_id}/timeline", responses=responses(404))
     @router.get("/learning/jobs/{job_id}/timeline", responses=responses(404))
     def timeline(job_id: str) -> Json:
-        """The phases that a job has reached; under both names that clients look for."""
+        """The phases that a job has reached.
+
+        ``events``, which a polling client reads after log and metrics, leaves out how the job ended: at that sign it
+        would leave without what the job has said since.
+        """
         phases = backend.phases(job_id)
-        return {"events": phases, "timeline": phases}
+        return {"events": [one for one in phases if one["phase"] not in ENDS], "timeline": phases}
 
     @router.get("/rl/jobs/{job_id}/stream", responses=responses(404, 429))
     @router.get("/learning/jobs/{job_id}/stream", responses=responses(404, 429))

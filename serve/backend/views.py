@@ -18,6 +18,7 @@ _STATUS: Mapping[State, str] = {
     State.FAILED: "failed",
     State.CANCELLED: "cancelled",
 }
+ENDS = ("succeeded", "failed", "cancelled")
 _HIDDEN = ("path", "run_dir", "adapter", "data", "trace_db")
 
 

@@ -37,6 +37,8 @@ TASK_APP = "http://127.0.0.1:8000/grpo-crafter"
 LINE = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
 RL: dict[str, Any] = {"model": {"base": "crafter-tiny"}, "training": {"iterations": 3}}
 
+JUDGE = {"provider": "groq", "model": "openai/gpt-oss-120b"}
+
 
 class FakeCluster:
     """Records jobs as the real client does, and runs none."""
@@ -194,6 +196,10 @@ def test_the_model_beside_the_config_wins(api: Api) -> None:
         ({**RL, "model": {"source": "fft:crafter-tiny:job_absent"}}, 404),
         ({**RL, "model": "x"}, 422),
         ({**RL, "rollout": {"env_name": "/tmp/evil.py"}}, 422),
+        ({**RL, "rollout": {"env_name": "antigravity:Task"}}, 422),
+        ({**RL, "rubric": {"path": "/etc/passwd"}}, 422),
+        ({**RL, "rubric": {"path": "secrets.json"}}, 422),
+        ({**RL, "judge": {"enabled": True, "options": {**JUDGE, "rubric_id": "../x.toml"}}}, 422),
         ([], 422),
     ],
 )
@@ -302,6 +308,15 @@ def test_events_are_numbered_and_end_with_the_outcome(api: Api) -> None:
     api("GET", f"/rl/jobs/{job_id}/events?since=yesterday", 422)
 
 
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_end_is_told_as_soon_as_the_status_says_so(api: Api, ok: bool) -> None:
+    job_id = api.rl()["job_id"]
+    run_a_job(api.home, job_id, ok)
+    told = api("GET", f"/rl/jobs/{job_id}/events")["events"]
+    JobFiles(api.home.jobs / job_id).result_path.unlink()
+    assert api("GET", f"/rl/jobs/{job_id}/events")["events"] == told
+
+
 def test_metrics_come_in_whole_steps_that_begin_with_one(api: Api) -> None:
     job_id = api.rl()["job_id"]
     run_a_job(api.home, job_id)
@@ -327,8 +342,8 @@ def test_phases_runs_and_the_model_of_a_job(api: Api) -> None:
     job_id = api.rl()["job_id"]
     run_a_job(api.home, job_id)
     phases = api("GET", f"/rl/jobs/{job_id}/timeline")
-    assert [one["phase"] for one in phases["events"]] == ["queued", "initializing", "training", "succeeded"]
-    assert phases["timeline"] == phases["events"]
+    assert [one["phase"] for one in phases["timeline"]] == ["queued", "initializing", "training", "succeeded"]
+    assert phases["events"] == phases["timeline"][:3]
     (run,) = api("GET", f"/v1/jobs/{job_id}/runs")["runs"]
     assert (run["run_number"], run["status"]) == (1, "succeeded")
     job = api("GET", f"/rl/jobs/{job_id}")
