@@ -34,6 +34,11 @@ from typing import Any
 
 import aiohttp
 from fastapi import FastAPI
+
+# Ray reads these when it is imported: the loopback, and token authentication.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"
+
 from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -146,7 +151,7 @@ def serving(folder: str) -> Iterator[tuple[str, str]]:
         app.start_serve(port, home.serve_lock)
         delayed = _deployment(ray_serve.ingress()(DelayedReplica), "Delayed").bind(str(env_file))
         wanted = [
-            app.task(TASK, str(env_file)),
+            app.task(TASK, str(env_file), home.project),
             app.Wanted(EMPTY, f"/{EMPTY}", empty_application(), app.TASK_TIMEOUT_S),
             app.Wanted(DELAYED, f"/{DELAYED}", delayed, app.TASK_TIMEOUT_S),
         ]

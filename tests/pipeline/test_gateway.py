@@ -158,6 +158,7 @@ def test_wrong_keys_and_models_are_refused(deployed: Deployed) -> None:
     assert httpx2.get(f"{deployed.origin}/grpo-crafter/").json()["service"] == "grpo-crafter"
 
 
+@pytest.mark.long
 def test_a_job_posted_over_http_runs_to_its_end(deployed: Deployed, home: Home) -> None:
     headers = {"Authorization": f"Bearer {deployed.key}"}
     api = f"{deployed.origin}/api"

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.mark.parametrize(
     ("stage", "signum", "code"),
-    [("start ", signal.SIGINT, 130), ("collect ", signal.SIGINT, 130), ("collect ", signal.SIGTERM, 143)],
+    [
+        ("start ", signal.SIGINT, 130),
+        ("collect ", signal.SIGINT, 130),
+        pytest.param("collect ", signal.SIGTERM, 143, marks=pytest.mark.long),
+    ],
 )
 def test_a_stopped_quickstart_leaves_nothing(tmp_path: Path, stage: str, signum: int, code: int) -> None:
     process, log = quickstart(tmp_path)
