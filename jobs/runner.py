@@ -106,7 +106,7 @@ def _run(
         try:
             registry.set_job_status(job_id, State.STARTING)
             files.event("connect", note="the cluster")
-            connect()
+            connect(arguments.ray_address)
             _handle_signals()  # Ray has put its own in their place.
             job = Job(
                 job_id, name, home, resolved, registry, files, arguments.env_file, arguments.port, arguments.resume
@@ -129,13 +129,13 @@ def _run(
     return 0
 
 
-def connect() -> None:
-    """Joins the cluster that this process belongs to, with our code as its working folder."""
+def connect(address: str = "auto") -> None:
+    """Joins the cluster at ``address``; "auto" is the one that Ray finds, which is a guess if there are several."""
     import ray
 
     def attempt() -> bool | None:
         try:
-            ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError as error:
             if not os.environ.get("RAY_ADDRESS"):
                 raise PrerequisiteError(
@@ -157,6 +157,7 @@ def _parser(kind: str) -> argparse.ArgumentParser:
     parser.add_argument("--run-name", default="")
     parser.add_argument("--resume", action="store_true", help="go on with the run of that name")
     parser.add_argument("--project", type=Path, default=None, help="folder for runs, traces, data and models")
+    parser.add_argument("--ray-address", default="auto", help="the cluster to join")
     parser.add_argument("--env-file", default="", help="where the task app's key is read")
     parser.add_argument("--port", type=int, default=8000, help="HTTP port of Ray Serve, if it is not running yet")
     return parser

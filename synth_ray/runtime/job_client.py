@@ -73,7 +73,8 @@ class JobClient:
         for item in sets:
             command += ["--set", item]
         command += ["--project", str(self._home.project), "--env-file", str(self._env_file)]
-        command += ["--port", str(self._cluster.http_port)]
+        # Not left to Ray: with two clusters on a machine it gives jobs the address of the newer one.
+        command += ["--port", str(self._cluster.http_port), "--ray-address", self._cluster.address]
         command += ["--run-name", run_name] if run_name else []
         command += ["--resume"] if resume else []
         job = Submitted(job_id, kind, JobFiles(self._home.jobs / job_id))

@@ -59,8 +59,9 @@ def test_a_run_that_ended_early_goes_on_where_it_was(
         jobs.wait(first)
     published = sorted((home.runs / name / "rollouts").glob("step=00000[01].parquet"))
     before = [path.stat().st_mtime_ns for path in published]
-    with pytest.raises(ConflictError, match="--resume"):
+    with pytest.raises(ConflictError) as refused:
         jobs.wait(jobs.submit("rl", [config], SETS, name))
+    assert f"--resume {name}" in refused.value.hint
     check(jobs.wait(jobs.submit("rl", [config], SETS, name, resume=True)), home)
     assert [path.stat().st_mtime_ns for path in published] == before, "what was trained is not played again"
 
