@@ -26,7 +26,6 @@ from synth_ray.records.disk import temporary_name
 from synth_ray.records.publish import publishing
 from synth_ray.records.registry import Model
 from synth_ray.records.runs import RunDir
-from synth_ray.records.states import State
 from synth_ray.rollout.prices import price_list
 from synth_ray.runtime.batching import reward_spec
 from synth_ray.runtime.checkpoints import Checkpoint
@@ -47,14 +46,13 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     price_list(reward_spec(config), get_task(config.rollout.env_name).prices)
     judge = plan_rl_judge(config, job.env_file, job.home)
     preflight(config)
-    get_task(config.rollout.env_name)
     app.start_serve(job.http_port, job.home.serve_lock)
     start = as_base(resolve(config.model.start, job.home, job.registry), job.home)
     spec = engine_spec(config, start.weights)
     app.check_engine(spec)
     run = _run_dir(job, start, judge)
-    with run.hold():
-        return _attempt(job, run, start, spec, judge)
+    with run.attempt(job.job_id):
+        return _run(job, run, start, spec, judge)
 
 
 def _run_dir(job: Job[RLConfig], start: Resolved, judge: JudgePlan | None) -> RunDir:
@@ -72,21 +70,6 @@ def _run_dir(job: Job[RLConfig], start: Resolved, judge: JudgePlan | None) -> Ru
             f"run {job.name!r} started from other weights than {start.ref} has now", "choose another --run-name"
         )
     return run
-
-
-def _attempt(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any, judge: JudgePlan | None) -> Mapping[str, Any]:
-    run.start_attempt(job.job_id)
-    run.set_state(State.RUNNING)
-    try:
-        result = _run(job, run, start, spec, judge)
-    except Exception as error:
-        run.set_state(State.FAILED, str(error))
-        raise
-    except BaseException:
-        run.set_state(State.CANCELLED)
-        raise
-    run.set_state(State.SUCCEEDED)
-    return result
 
 
 def _run(job: Job[RLConfig], run: RunDir, start: Resolved, spec: Any, judge: JudgePlan | None) -> Mapping[str, Any]:

@@ -31,7 +31,6 @@ from synth_ray.records.metrics import last_row
 from synth_ray.records.publish import publishing
 from synth_ray.records.registry import Model
 from synth_ray.records.runs import RunDir, run_names
-from synth_ray.records.states import State
 from synth_ray.records.uploads import is_file_id, stored
 from synth_ray.runtime.devices import Plan, check_four_bit, plan
 from synth_ray.runtime.job_client import rebuild
@@ -52,20 +51,10 @@ def work(job: Job[SFTConfig]) -> Mapping[str, Any]:
     check_gpus(devices, ray.cluster_resources())
     base = as_base(resolve(config.job.model, job.home, job.registry), job.home)
     run = open_run(job, config, base)
-    with run.hold():
-        run.start_attempt(job.job_id)
-        run.set_state(State.RUNNING)
-        try:
-            result = _train(job, config, run, base, devices)
-        except Exception as error:
-            run.set_state(State.FAILED, str(error))
-            raise
-        except BaseException:
-            run.set_state(State.CANCELLED)
-            raise
-        run.set_state(State.SUCCEEDED)
-        # The model is safe; what only a resumption would have needed is as large as the model, or three times so.
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    with run.attempt(job.job_id):
+        result = _train(job, config, run, base, devices)
+    # The model is safe; what only a resumption would have needed is as large as the model, or three times so.
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
     return result
 
 

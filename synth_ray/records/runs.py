@@ -171,6 +171,25 @@ class RunDir:
         return changed
 
     @contextmanager
+    def attempt(self, ray_job_id: str = "") -> Iterator[None]:
+        """Holds the run for its next attempt and records how that ends: succeeded, failed or, if stopped, cancelled.
+
+        Raises ConflictError if the run succeeded already, or runs.
+        """
+        with self.hold():
+            self.start_attempt(ray_job_id)
+            self.set_state(State.RUNNING)
+            try:
+                yield
+            except Exception as error:
+                self.set_state(State.FAILED, str(error))
+                raise
+            except BaseException:
+                self.set_state(State.CANCELLED)
+                raise
+            self.set_state(State.SUCCEEDED)
+
+    @contextmanager
     def hold(self) -> Iterator[None]:
         """Keeps every other process from running this run; the kernel lets go when this process ends, however it ends.
 

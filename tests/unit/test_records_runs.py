@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def test_a_full_disk_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 RACER = """
 import sys, time
+from contextlib import nullcontext
 from pathlib import Path
 from synth_ray.core.errors import ConflictError
 from synth_ray.records.runs import RunDir
@@ -156,6 +158,7 @@ def test_of_two_processes_exactly_one_gets_the_name(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys, time
+from contextlib import nullcontext
 from pathlib import Path
 from synth_ray.records.runs import RunDir
 with RunDir(Path(sys.argv[1])).hold():
@@ -204,3 +207,20 @@ def test_differing_keys_are_empty_for_equal_configurations_only(one: dict[str, A
     assert differing_keys(one, other) == differing_keys(other, one)
     if config_sha256(one) == config_sha256(other):
         assert differing_keys(one, other) == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "state"),
+    [(None, State.SUCCEEDED), (ValueError("why"), State.FAILED), (KeyboardInterrupt(), State.CANCELLED)],
+)
+def test_an_attempt_records_how_it_ended(tmp_path: Path, ending: BaseException | None, state: State) -> None:
+    run = RunDir.create(tmp_path, "r", {"a": 1})
+    with nullcontext() if ending is None else pytest.raises(type(ending)), run.attempt("job_1"):
+        assert run.record().state is State.RUNNING
+        with pytest.raises(ConflictError, match="running already"), run.hold():
+            raise AssertionError("unreachable")
+        if ending is not None:
+            raise ending
+    record = run.record()
+    assert (record.state, record.attempts[-1].ray_job_id) == (state, "job_1")
+    assert record.error == ("why" if state is State.FAILED else None)
