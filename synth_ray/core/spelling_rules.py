@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from synth_ray.core.errors import ConfigError
+from synth_ray.core.origins import VENDORS
 from synth_ray.core.spellings import Rule, Translation, dropped, ignored, moved
+from synth_ray.core.urls import parse_url
 
-_STRATEGIES = {
+STRATEGY_ALIASES = {
     "simple": "consistent",
     "consistent_stepwise": "consistent",
     "decision_consistent": "consistent",
@@ -17,7 +18,7 @@ _STRATEGIES = {
     "achievement_weighted": "per_achievement",
     "complex": "per_achievement",
 }
-_VENDOR_HOSTS = {"api.openai.com": "openai", "api.groq.com": "groq"}
+_VENDOR_HOSTS = {parse_url(vendor.base_url).host: name for name, vendor in VENDORS.items()}
 _SERVICES = "task app and judge are found through the cluster that runs the job"
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 
@@ -114,18 +115,9 @@ def _step_rewards(file: Translation) -> None:
         for name, value in given.items():
             file.put(f"training.step_rewards_{name}", value, replace=True)
     strategy = file.get("training.step_rewards_strategy")
-    if isinstance(strategy, str) and strategy in _STRATEGIES:
+    if isinstance(strategy, str) and strategy in STRATEGY_ALIASES:
         file.changed = True
-        file.put("training.step_rewards_strategy", _STRATEGIES[strategy], replace=True)
-    if not file.knows("training.step_rewards_mode") and file.get("training.step_rewards_mode") is not None:
-        _step_rewards_mode(file, file.pop("training.step_rewards_mode"))
-
-
-def _step_rewards_mode(file: Translation, mode: Any) -> None:
-    if mode == "off":
-        file.put("training.step_rewards_enabled", False, replace=True)
-    elif mode != "decision_stepwise":
-        raise ConfigError(f"training.step_rewards_mode = {mode!r} is not supported", "use decision_stepwise or off")
+        file.put("training.step_rewards_strategy", STRATEGY_ALIASES[strategy], replace=True)
 
 
 def _one_distribution(file: Translation) -> None:
@@ -156,7 +148,7 @@ RL: Sequence[Rule] = (
     moved("training.max_completion_tokens", "rollout.policy_config.max_tokens"),
     _one_distribution,
     dropped("rollout.policy_name", "rollout.ops", "training.ops", "rollout.task_app_origin_rewards_only"),
-    dropped("training.log_interval", "training.weight_sync_verify_checksums", "training.event_rewards_kind"),
+    dropped("training.log_interval", "training.weight_sync_verify_checksums"),
     ignored(_SERVICES, "services"),
     ignored("every step is one batch", "rollout.batches_per_step"),
     ignored(
@@ -166,7 +158,6 @@ RL: Sequence[Rule] = (
     ),
     ignored("rollout.max_concurrent_rollouts says it", "training.async_semaphore_max"),
     ignored("every version is published and verified", "training.weight_sync", "training.weight_sync_interval"),
-    ignored("the reward has no such part", "training.step_rewards_beta"),
     ignored("worlds have no such settings", "rollout.env_config.difficulty", "rollout.env_config.env_params"),
     ignored("run `synth-ray eval` on the trained model", "evaluation"),
     ignored("[judge] and [rubric] say who judges and what it is worth", "judge.type", "rollout.rubric_rewards_only"),

@@ -12,20 +12,12 @@ from pydantic import ConfigDict, Field
 
 from synth_ray.core.config import Section, validate
 from synth_ray.core.errors import ConfigError
+from synth_ray.core.spelling_rules import STRATEGY_ALIASES
 from synth_ray.core.types import RewardSpec
 from synth_ray.rollout.rewards import strategy
 
 KEY = "step_rewards"
 
-ALIASES = {
-    "simple": "consistent",
-    "consistent_stepwise": "consistent",
-    "decision_consistent": "consistent",
-    "per-achievement": "per_achievement",
-    "perachievement": "per_achievement",
-    "achievement_weighted": "per_achievement",
-    "complex": "per_achievement",
-}
 _ZERO_IS_ONE = ("consistent", "per_achievement")
 _MODES = {"outcome": "off", "env_sparse": "env_sparse"}
 
@@ -59,7 +51,7 @@ def reward_spec_from_block(block: Mapping[str, Any]) -> RewardSpec:
     """
     wanted = validate(StepRewards, block, KEY)
     name = wanted.strategy.strip().lower()
-    name = ALIASES.get(name, name)
+    name = STRATEGY_ALIASES.get(name, name)
     strategy(name)
     if wanted.mode == "env_sparse":
         name = "env_sparse"

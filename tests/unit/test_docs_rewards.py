@@ -6,8 +6,9 @@ from pathlib import Path
 
 from envs.crafter.prices import PRICES
 from synth_ray.core.sections import RLTraining
+from synth_ray.core.spelling_rules import STRATEGY_ALIASES
 from synth_ray.rollout.rewards import STRATEGIES
-from synth_ray.rollout.step_rewards import ALIASES, StepRewards
+from synth_ray.rollout.step_rewards import StepRewards
 
 
 def test_the_examples_run(checkout: Path) -> None:
@@ -19,7 +20,7 @@ def test_the_examples_run(checkout: Path) -> None:
 def test_every_name_is_documented(checkout: Path) -> None:
     text = (checkout / "docs" / "rewards.md").read_text()
     keys = [name for name in RLTraining.model_fields if name.startswith(("step_rewards_", "event_rewards_"))]
-    for name in [*STRATEGIES, *ALIASES, *StepRewards.model_fields, *keys]:
+    for name in [*STRATEGIES, *STRATEGY_ALIASES, *StepRewards.model_fields, *keys]:
         assert f"`{name}`" in text, name
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from synth_ray.core.errors import ConfigError
+from synth_ray.core.spelling_rules import STRATEGY_ALIASES
 from synth_ray.core.types import RewardSpec
 from synth_ray.rollout.rewards import STRATEGIES
-from synth_ray.rollout.step_rewards import ALIASES, find_step_rewards, reward_spec_from_block, without_step_rewards
+from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_block, without_step_rewards
 
 ON = {"enabled": True, "mode": "decision_stepwise"}
 
@@ -38,7 +39,7 @@ def test_every_key_arrives() -> None:
     assert spec.stepwise
 
 
-@pytest.mark.parametrize(("spelling", "name"), [*ALIASES.items(), *((name, name) for name in STRATEGIES)])
+@pytest.mark.parametrize(("spelling", "name"), [*STRATEGY_ALIASES.items(), *((name, name) for name in STRATEGIES)])
 def test_spellings(spelling: str, name: str) -> None:
     assert reward_spec_from_block({**ON, "strategy": spelling.upper()}).strategy == name
     assert name in STRATEGIES
