@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -215,10 +217,16 @@ def _print(outcome: Mapping[str, Any], choices: Choices) -> None:
     say(f"{'peak memory':<17} {outcome['peak_memory_bytes'] / 2**30:.2f} GiB (PSS of all processes together)")
     say("")
     say("Try next:")
-    say("  synth-ray status models")
-    say("  synth-ray deploy grpo-crafter --model " + scores["sft"]["model"])
-    say(f"  synth-ray eval grpo-crafter -c configs/quickstart/eval.toml --model {outcome['model']}")
-    say("  synth-ray quickstart --start strong")
+    # Called through `make`, the program is not on the PATH.
+    program = "synth-ray" if shutil.which("synth-ray") else sys.argv[0]
+    for arguments in (
+        "status models",
+        "replay best --out best.gif",
+        f"deploy grpo-crafter -c configs/quickstart/deploy.toml --model {scores['sft']['model']}",
+        f"eval grpo-crafter -c configs/quickstart/eval.toml --model {outcome['model']}",
+        "quickstart --start strong",
+    ):
+        say(f"  {program} {arguments}")
     say("")
     say(f"All batch rewards: {outcome['batch_rewards']}")
     if choices.as_json:
