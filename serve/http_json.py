@@ -9,6 +9,10 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 
+# What is answered is made here or came as JSON, so it holds no circles.
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
 class AsciiJson(JSONResponse):
     """A JSON answer. Lone surrogates are escaped; numbers that JSON does not have become null."""
 
@@ -20,9 +24,9 @@ class AsciiJson(JSONResponse):
 def json_bytes(content: Any) -> bytes:
     """``content`` as JSON."""
     try:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(content).encode()
     except ValueError:
-        return json.dumps(_finite(content), allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(_finite(content)).encode()
 
 
 def _finite(value: Any) -> Any:

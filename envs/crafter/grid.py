@@ -41,6 +41,7 @@ class World:
         self.daylight = 0.0
         self.material = bytearray(self.width * self.height)
         self.things: dict[int, Thing] = {}
+        self.comings_and_goings = 0
         self.chunks: dict[int, Groups] = {}
 
     def load(self, terrain: Terrain) -> None:
@@ -116,6 +117,7 @@ class World:
         self.next_id += 1
         self.thing_ids[x * self.height + y] = thing.index
         self.things[thing.index] = thing
+        self.comings_and_goings += 1
         self._join(thing, self._chunk(x, y))
 
     def remove(self, thing: Thing) -> None:
@@ -125,6 +127,7 @@ class World:
         x, y = thing.pos
         self.thing_ids[x * self.height + y] = 0
         del self.things[thing.index]
+        self.comings_and_goings += 1
         del self.chunks[thing.chunk][thing.group][thing]
         thing.removed = True
 

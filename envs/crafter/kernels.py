@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numpy as np
+from opensimplex.constants import GRADIENTS3
 from opensimplex.internals import _noise3 as noise3
 
 from envs.crafter.rules import COAL, DIAMOND, GRASS, IRON, LAVA, PATH, SAND, STONE, TREE, WATER
@@ -16,6 +18,26 @@ from envs.crafter.rules import COAL, DIAMOND, GRASS, IRON, LAVA, PATH, SAND, STO
 COW, ZOMBIE, SKELETON = 1, 2, 3
 
 Array = Any
+
+_LCG_FACTOR, _LCG_STEP = np.int64(6364136223846793005), np.int64(1442695040888963407)
+_GRADIENTS = len(GRADIENTS3) // 3
+
+
+@numba.njit(cache=True, nogil=True)
+def simplex_tables(seed: int) -> tuple[Array, Array]:
+    """opensimplex's permutation of 256 and its gradient indices: a shuffle by a 64-bit linear congruence that wraps."""
+    perm, grad = np.empty(256, np.int64), np.empty(256, np.int64)
+    source = np.arange(256)
+    state = np.int64(seed)
+    for _ in range(3):
+        state = state * _LCG_FACTOR + _LCG_STEP
+    for last in range(255, -1, -1):
+        state = state * _LCG_FACTOR + _LCG_STEP
+        chosen = (state + 31) % (last + 1)
+        perm[last] = source[chosen]
+        grad[last] = perm[last] % _GRADIENTS * 3
+        source[chosen] = source[last]
+    return perm, grad
 
 
 @numba.njit(cache=True, nogil=True)

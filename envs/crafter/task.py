@@ -70,14 +70,15 @@ class CrafterEpisode:
         parsed = parse_actions(
             reply_text, extra, config.max_actions_per_turn, report_cut=config.report_cut, fallback=fallback
         )
-        inventory, counters, unlocked = dict(self.view.inventory), dict(self.view.achievements), self.view.unlocked
+        view = self.view
+        inventory, counters, unlocked = dict(view.inventory), dict(view.achievements), view.unlocked
         executed, reward = self._execute(parsed.actions)
         self._remember(executed, parsed.problem)
         return StepFacts(
             actions=executed,
-            unlocked=tuple(name for name in self.view.unlocked if name not in unlocked),
-            inventory_delta=_changes(inventory, self.view.inventory),
-            counter_delta=_changes(counters, self.view.achievements),
+            unlocked=tuple(name for name in view.unlocked if name not in unlocked),
+            inventory_delta=_changes(inventory, view.inventory),
+            counter_delta=_changes(counters, view.achievements),
             env_steps=len(executed),
             env_reward=reward,
             done=self._done,
@@ -159,4 +160,6 @@ class CrafterTask:
 
 
 def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    if before == after:
+        return {}
     return {name: value - before[name] for name, value in after.items() if value != before[name]}

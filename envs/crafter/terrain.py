@@ -6,7 +6,6 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from opensimplex.internals import _init as simplex_tables
 
 from envs.crafter import kernels
 from envs.crafter.rng import State, state_of
@@ -37,7 +36,7 @@ class Terrain:
 def generate(seed: int, area: Position) -> Terrain:
     """The world that upstream generates for this seed, with the player in the middle."""
     random = np.random.RandomState(seed)
-    perm, grad = simplex_tables(random.randint(0, 2**31 - 1))
+    perm, grad = kernels.simplex_tables(random.randint(0, 2**31 - 1))
     noise = np.empty(area)
     kernels.start_noise(perm, grad, noise)
     xs, ys = np.arange(area[0])[:, None], np.arange(area[1])[None, :]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +19,6 @@ _GROUND = frozenset({"grass", "path", "sand"})
 _GROUND_IDS = bytes(MATERIAL_ID[name] for name in sorted(_GROUND))
 _NEAR_SHOWN = 7
 _WORDS_OF_A_NEAR_THING = 4  # its name, two offsets and a comma
-_WORD = re.compile(r"\w+|[^\w\s]+")
 
 _MAP_REACH = 2
 _VOID = "void"
@@ -59,20 +57,20 @@ def compact(view: WorldView, moment: Moment = START) -> str:
 
     It never has more than COMPACT_WORDS words: late in a game the farthest near things are left out.
     """
-    (x, y), inventory = view.position, view.inventory
-    front = thing_name(view, x + view.facing[0], y + view.facing[1])
+    (x, y), facing, inventory = view.position, view.facing, view.inventory
+    front = thing_name(view, x + facing[0], y + facing[1])
     blocked = [letter for step, letter in LETTERS.items() if _blocked(view, x + step[0], y + step[1])]
     low = [f"{name} {inventory[name]}" for name in VITALS if inventory[name] < ITEM_MAX[name]]
     have = [f"{name} {count}" for name, count in inventory.items() if count and name not in VITALS]
-    before = [f"face {LETTERS[view.facing]} {front}.", _sentence("blocked", blocked)]
+    before = [f"face {LETTERS[facing]} {front}.", _sentence("blocked", blocked)]
     after = [
         _sentence("low", low),
         _sentence("have", have),
         "asleep." if view.sleeping else "",
         _sentence("done", view.unlocked),
     ]
-    words_left = COMPACT_WORDS - 1 - len(_WORD.findall(" ".join(before + after)))
-    near = nearest_things(view, min(_NEAR_SHOWN, words_left // _WORDS_OF_A_NEAR_THING))
+    used = sum(part.count(" ") + 2 for part in (*before, *after) if part)  # words, and the full stop of each part
+    near = nearest_things(view, min(_NEAR_SHOWN, (COMPACT_WORDS - 1 - used) // _WORDS_OF_A_NEAR_THING))
     return " ".join(part for part in (*before, _sentence("near", near, separator=", "), *after) if part)
 
 

@@ -23,6 +23,7 @@ from envs.crafter.grid import World
 from envs.crafter.player import Player
 from envs.crafter.rules import ACTIONS, ITEMS, MATERIALS
 from envs.crafter.terrain import generate
+from envs.crafter.thing import Thing
 from envs.crafter.view import WorldView
 
 Image = npt.NDArray[np.uint8]
@@ -30,6 +31,7 @@ StepResult = tuple[Image | None, float, bool, dict[str, Any]]
 
 _SEED_RANGE = 2**31 - 1
 _DARK = 0.5
+_STEPS_AHEAD = 8
 _SEMANTIC_ID = {
     kind: len(MATERIALS) + index for index, kind in enumerate((Player, Cow, Zombie, Skeleton, Arrow, Plant))
 }
@@ -65,6 +67,8 @@ class CrafterWorld(crafter.Env):
         self._semantic = semantic
         self._world = World(self._area)
         self._reach = 2 * int(max(self._view))
+        self._candidates: list[Thing] = []
+        self._candidates_of = (0, 0)
         self._item_rows = int(np.ceil(len(ITEMS) / self._view[0]))
         grid = np.array([self._view[0], self._view[1] - self._item_rows])
         self._noise_draws = int(np.prod(grid * (self._size // self._view)))
@@ -140,14 +144,28 @@ class CrafterWorld(crafter.Env):
     def _update_things(self) -> None:
         """The player first (it is the oldest thing), then what is near it; the list is fixed before anything moves."""
         player, reach = self._player, self._reach
-        things = self._world.objects
+        things = self._near_soon()
         player.update()
         px, py = player.pos
-        left, right = px - reach, px + reach
         for thing in things:
             x, y = thing.pos
-            if left < x < right and abs(x - px) + abs(y - py) < reach and thing is not player:
+            if abs(x - px) + abs(y - py) < reach and thing is not player:
                 thing.update()
+
+    def _near_soon(self) -> list[Thing]:
+        """At least every thing that will be near in this step, oldest first.
+
+        The list is good for some steps: the player moves one cell per step, and what is not near does not move.
+        """
+        world = self._world
+        now = world.step // _STEPS_AHEAD, world.comings_and_goings
+        if now != self._candidates_of:
+            self._candidates_of = now
+            (px, py), reach = self._player.pos, self._reach + _STEPS_AHEAD
+            self._candidates = [
+                thing for thing in world.things.values() if abs(thing.pos[0] - px) + abs(thing.pos[1] - py) < reach
+            ]
+        return self._candidates
 
     def _step_reward(self) -> float:
         """A tenth per point of health, and one if anything was achieved for the first time."""
