@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import importlib.metadata
 import itertools
 import json
@@ -47,7 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jobs.runner import connect
 from serve import app
-from serve.task_app import MAX_ONGOING
+from serve.task_app import GC_THRESHOLDS, MAX_ONGOING
 from serve.task_host import TaskHost
 from serve.task_http import create_app
 from synth_ray.core.paths import find_home
@@ -100,6 +101,7 @@ class DelayedReplica:
     """The task app on Serve, with policies that take their time."""
 
     def __init__(self, env_file: str) -> None:
+        gc.set_threshold(*GC_THRESHOLDS)
         self._host, self._keys = DelayedHost(TASK), KeyRing(environment_keys(Path(env_file)))
 
     async def ready(self) -> dict[str, Any]:
@@ -178,9 +180,7 @@ class Client:
         self._url, self._headers = url, {"X-API-Key": key}
         self._ids, self._rollouts = itertools.count(), itertools.count()
 
-    async def per_second(
-        self, name: str, group: int, concurrency: int, seconds: float, turns: int = TURNS
-    ) -> float:
+    async def per_second(self, name: str, group: int, concurrency: int, seconds: float, turns: int = TURNS) -> float:
         """Answers per second; each world is played by ``group`` rollouts, and never again later."""
         first_seed = 1000 * next(self._ids)
         connector = aiohttp.TCPConnector(limit=concurrency)
@@ -305,8 +305,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving(folder) as (url, key):
         figures = asyncio.run(measure(url, key, arguments.repeats, arguments.seconds))
     for row in figures["throughput"]:
-        begin = f"{row['concurrency']:>3} at a time   empty {row['empty_per_s']:.1f}/s   reading {row['reading_per_s']:.1f}/s"
-        print(begin + _told(row, "groups") + _told(row, "fresh"))
+        bases = "   ".join(f"{base} {row[f'{base}_per_s']:.1f}/s" for base in ("empty", "reading"))
+        print(f"{row['concurrency']:>3} at a time   {bases}" + _told(row, "groups") + _told(row, "fresh"))
     for own in figures["own_time_per_turn"]:
         percentiles = f"p50 {own['p50_ms']} ms, p99 {own['p99_ms']} ms, max {own['max_ms']} ms"
         print(f"own time per turn, {own['turns_per_rollout']} turns a rollout, {own['worlds']}: {percentiles}")

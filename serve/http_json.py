@@ -8,7 +8,6 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-
 # What is answered is made here or came as JSON, so it holds no circles.
 _ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 

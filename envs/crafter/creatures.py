@@ -35,13 +35,13 @@ class Cow(Thing):
     initial_health = 3
     food = 6
 
-    def update(self) -> None:
+    def update(self, world: World) -> None:
         """Moves in a random direction every other step."""
         if self.inventory["health"] <= 0:
-            self.world.remove(self)
+            world.remove(self)
         random = self.random
         if random.random() < 0.5:
-            self.move(DIRECTIONS[random.getrandbits(32) & 3])
+            self.move(world, DIRECTIONS[random.getrandbits(32) & 3])
 
     def struck_by(self, player: Player, damage: int) -> None:
         """Feeds the player when it dies."""
@@ -67,15 +67,15 @@ class Zombie(Thing):
         self.player = player
         self.cooldown = 0
 
-    def update(self) -> None:
+    def update(self, world: World) -> None:
         """Moves, then hits if the player is next to it."""
         if self.inventory["health"] <= 0:
-            self.world.remove(self)
+            world.remove(self)
         player, random = self.player, self.random
         if self.distance(player.pos) <= self.sight and random.random() < 0.9:
-            self.move(self.toward(player, random.random() < 0.8))
+            self.move(world, self.toward(player, random.random() < 0.8))
         else:
-            self.move(DIRECTIONS[random.getrandbits(32) & 3])
+            self.move(world, DIRECTIONS[random.getrandbits(32) & 3])
         if self.distance(player.pos) <= 1:
             if self.cooldown:
                 self.cooldown -= 1
@@ -102,23 +102,23 @@ class Skeleton(Thing):
         self.player = player
         self.reload = 0
 
-    def update(self) -> None:
+    def update(self, world: World) -> None:
         """Retreats when the player is close, else shoots, approaches or wanders."""
         if self.inventory["health"] <= 0:
-            self.world.remove(self)
+            world.remove(self)
         self.reload = max(0, self.reload - 1)
         player, draw = self.player, self.random.random
         distance = self.distance(player.pos)
         if distance <= 3:
             dx, dy = self.toward(player, draw() < 0.6)
-            if self.move((-dx, -dy)):
+            if self.move(world, (-dx, -dy)):
                 return
         if distance <= 5 and draw() < 0.5:
-            self._shoot(self.toward(player))
+            self._shoot(world, self.toward(player))
         elif distance <= 8 and draw() < 0.3:
-            self.move(self.toward(player, draw() < 0.6))
+            self.move(world, self.toward(player, draw() < 0.6))
         elif draw() < 0.2:
-            self.move(DIRECTIONS[self.random.getrandbits(32) & 3])
+            self.move(world, DIRECTIONS[self.random.getrandbits(32) & 3])
 
     def struck_by(self, player: Player, damage: int) -> None:
         """Counts as defeated when it dies."""
@@ -126,12 +126,12 @@ class Skeleton(Thing):
         if self.health <= 0:
             player.achievements["defeat_skeleton"] += 1
 
-    def _shoot(self, direction: Direction) -> None:
+    def _shoot(self, world: World, direction: Direction) -> None:
         if self.reload > 0 or direction == (0, 0):
             return
         x, y = self.pos[0] + direction[0], self.pos[1] + direction[1]
-        if self.world.is_free(x, y, WALKABLE_ARROW):
-            self.world.add(Arrow(self.world, (x, y), direction))
+        if world.is_free(x, y, WALKABLE_ARROW):
+            world.add(Arrow(world, (x, y), direction))
             self.reload = self.pause
 
 
@@ -150,9 +150,8 @@ class Arrow(Thing):
         """One picture per direction."""
         return _ARROW_TEXTURES[self.facing]
 
-    def update(self) -> None:
+    def update(self, world: World) -> None:
         """Flies one cell, or hits what is there and is gone."""
-        world = self.world
         x, y = self.pos[0] + self.facing[0], self.pos[1] + self.facing[1]
         target = world.thing_at(x, y)
         if target is not None:
@@ -161,7 +160,7 @@ class Arrow(Thing):
             return
         material = world.material_at(x, y)
         if WALKABLE_ARROW[material]:
-            self.move(self.facing)
+            self.move(world, self.facing)
             return
         world.remove(self)
         if material in (TABLE, FURNACE):
@@ -194,15 +193,15 @@ class Plant(Thing):
         """One picture for young, one for ripe."""
         return "plant-ripe" if self.ripe else "plant"
 
-    def update(self) -> None:
+    def update(self, world: World) -> None:
         """Grows, and suffers when a creature stands next to it."""
         self.grown += 1
         x, y = self.pos
-        neighbours = (self.world.thing_at(x + dx, y + dy) for dx, dy in DIRECTIONS)
+        neighbours = (world.thing_at(x + dx, y + dy) for dx, dy in DIRECTIONS)
         if any(thing is not None and thing.group != OTHERS for thing in neighbours):
             self.health -= 1
         if self.health <= 0:
-            self.world.remove(self)
+            world.remove(self)
 
     def struck_by(self, player: Player, damage: int) -> None:
         """Is eaten if ripe, and starts to grow again."""

@@ -72,9 +72,9 @@ class Player(Thing):
         """One picture per direction, and one asleep."""
         return "player-sleep" if self.sleeping else _TEXTURES[self.facing]
 
-    def update(self) -> None:
+    def update(self, world: World) -> None:
         """Upstream's order: act, needs, health, limits, waking."""
-        self._act(self._chosen_action())
+        self._act(world, self._chosen_action())
         self._update_needs()
         self._update_health()
         self._keep_limits()
@@ -91,49 +91,48 @@ class Player(Thing):
             self.achievements["wake_up"] += 1
         return self.action
 
-    def _act(self, action: str) -> None:
+    def _act(self, world: World, action: str) -> None:
         if action == "noop":
             return
         if action in MOVES:
-            self._walk(MOVES[action])
+            self._walk(world, MOVES[action])
         elif action == "do":
-            self._do(self.pos[0] + self.facing[0], self.pos[1] + self.facing[1])
+            self._do(world, self.pos[0] + self.facing[0], self.pos[1] + self.facing[1])
         elif action == "sleep":
             if self.inventory["energy"] < _MAX_ENERGY:
                 self.sleeping = True
         elif action in PLACE:
-            self._place(action, PLACE[action], self.pos[0] + self.facing[0], self.pos[1] + self.facing[1])
+            self._place(world, action, PLACE[action], self.pos[0] + self.facing[0], self.pos[1] + self.facing[1])
         elif action in MAKE:
-            self._make(action, MAKE[action])
+            self._make(world, action, MAKE[action])
 
-    def _walk(self, direction: Direction) -> None:
+    def _walk(self, world: World, direction: Direction) -> None:
         self.facing = direction
-        self.move(direction)
+        self.move(world, direction)
         x, y = self.pos
-        if self.world.material[x * self.world.height + y] == LAVA:
+        if world.material[x * world.height + y] == LAVA:
             self.inventory["health"] = 0
 
-    def _do(self, x: int, y: int) -> None:
-        thing = self.world.thing_at(x, y)
+    def _do(self, world: World, x: int, y: int) -> None:
+        thing = world.thing_at(x, y)
         if thing is not None:
             thing.struck_by(self, hit_damage(self.inventory))
         else:
-            self._collect(x, y, self.world.material_at(x, y))
+            self._collect(world, x, y, world.material_at(x, y))
 
-    def _collect(self, x: int, y: int, material: int) -> None:
+    def _collect(self, world: World, x: int, y: int, material: int) -> None:
         if material == WATER:
             self.thirst = 0
         rule = COLLECT.get(material)
         if rule is None or not self._owns(rule.require):
             return
-        self.world.set_material(x, y, rule.leaves)
+        world.set_material(x, y, rule.leaves)
         if self.random.random() <= rule.probability:
             for name, amount in rule.receive.items():
                 self.inventory[name] += amount
                 self.achievements[f"collect_{name}"] += 1
 
-    def _place(self, action: str, rule: Place, x: int, y: int) -> None:
-        world = self.world
+    def _place(self, world: World, action: str, rule: Place, x: int, y: int) -> None:
         if world.thing_at(x, y) is not None or world.material_at(x, y) not in rule.where or not self._owns(rule.uses):
             return
         self._pay(rule.uses)
@@ -143,8 +142,8 @@ class Player(Thing):
             world.add(Plant(world, (x, y)))
         self.achievements[action] += 1
 
-    def _make(self, action: str, rule: Make) -> None:
-        if not self._owns(rule.uses) or not rule.nearby <= self.world.near_materials(self.pos, 1):
+    def _make(self, world: World, action: str, rule: Make) -> None:
+        if not self._owns(rule.uses) or not rule.nearby <= world.near_materials(self.pos, 1):
             return
         self._pay(rule.uses)
         self.inventory[rule.name] += rule.gives

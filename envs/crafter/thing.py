@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 
 
 class Thing:
-    """Something that stands on a cell, has health, and acts once per step while the player is near."""
+    """Something that stands on a cell, has health, and acts once per step while the player is near.
+
+    The world knows its things; they are handed it when they act, so that a world is freed when its last user is gone.
+    """
 
     group: ClassVar[int] = OTHERS
     walkable: ClassVar[bytes] = WALKABLE
     initial_health: ClassVar[int] = 0
 
     def __init__(self, world: World, pos: Position) -> None:
-        self.world = world
         self.random = world.random
         self.pos = pos
         self.inventory = {"health": self.initial_health}
@@ -46,15 +48,14 @@ class Thing:
     def health(self, value: int) -> None:
         self.inventory["health"] = max(0, value)
 
-    def update(self) -> None:
+    def update(self, world: World) -> None:
         """Acts for one step."""
 
     def struck_by(self, player: Player, damage: int) -> None:
         """What the player's ``do`` on this thing causes; nothing by default."""
 
-    def move(self, direction: Direction) -> bool:
+    def move(self, world: World, direction: Direction) -> bool:
         """Steps to the next cell if it is free; says whether it was."""
-        world = self.world
         x = self.pos[0] + direction[0]
         y = self.pos[1] + direction[1]
         if 0 <= x < world.width and 0 <= y < world.height:

@@ -143,14 +143,14 @@ class CrafterWorld(crafter.Env):
 
     def _update_things(self) -> None:
         """The player first (it is the oldest thing), then what is near it; the list is fixed before anything moves."""
-        player, reach = self._player, self._reach
+        world, player, reach = self._world, self._player, self._reach
         things = self._near_soon()
-        player.update()
+        player.update(world)
         px, py = player.pos
         for thing in things:
             x, y = thing.pos
             if abs(x - px) + abs(y - py) < reach and thing is not player:
-                thing.update()
+                thing.update(world)
 
     def _near_soon(self) -> list[Thing]:
         """At least every thing that will be near in this step, oldest first.

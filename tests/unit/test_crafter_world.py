@@ -17,8 +17,10 @@ import crafter
 import numpy as np
 import pytest
 from crafter import engine
+from opensimplex.internals import _init as opensimplex_tables
 from PIL import Image
 
+from envs.crafter import kernels
 from envs.crafter.picture import png
 from envs.crafter.rules import ACTION_ID, ACTIONS, Position
 from envs.crafter.world import CrafterWorld
@@ -340,3 +342,10 @@ def test_looks_like_upstream_from_outside() -> None:
     assert ours.render().shape == (64, 64, 3)
     assert ours.render((128, 128)).shape == (128, 128, 3)
     assert "semantic" not in ours.step(0)[3]
+
+
+def test_noise_tables_equal_those_of_opensimplex() -> None:
+    seeds = [0, 1, 2**31 - 2, *np.random.RandomState(0).randint(0, 2**31 - 1, 200).tolist()]
+    for seed in seeds:
+        for ours, theirs in zip(kernels.simplex_tables(seed), opensimplex_tables(seed), strict=True):
+            assert ours.dtype == theirs.dtype and (ours == theirs).all(), seed

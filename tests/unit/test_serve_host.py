@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import time
@@ -71,6 +72,27 @@ def test_the_same_rollout_asked_for_many_times_is_played_once() -> None:
         with pytest.raises(ConflictError):
             await host.play(spec(seed=2))
         assert (await host.play(spec("b", seed=2))).seed == 2
+
+    run(test)
+
+
+def test_rollouts_leave_nothing_to_the_garbage_collector() -> None:
+    """The replica runs full passes rarely, so a world that only the collector can free would pile up."""
+
+    async def test() -> None:
+        host = TaskHost("grpo-crafter", None)
+
+        async def rollouts(name: str) -> None:
+            await asyncio.gather(*(host.play(spec(f"{name}-{index}", seed=index)) for index in range(8)))
+
+        await rollouts("warm")
+        gc.collect()
+        gc.disable()
+        try:
+            await rollouts("counted")
+            assert gc.collect() < 8
+        finally:
+            gc.enable()
 
     run(test)
 
