@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PINS := $(addprefix requirements/,install.sh torch-cpu.txt build.txt cpu.txt dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-long test-old-client check bench wheel lock lock-gpu clean
+.PHONY: help install quickstart smollm2 test test-long test-old-client check bench wheel lock lock-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,10 @@ $(STAMP): $(PINS) pyproject.toml
 
 quickstart: $(STAMP) ## one small run of everything on this machine; options in ARGS="--seed 3"
 	@$(BIN)/synth-ray quickstart $(ARGS)
+
+smollm2: $(STAMP) ## the same with SmolLM2-135M, a real language model; about an hour
+	@$(BIN)/python configs/smollm2/model.py models/smollm2-135m
+	@$(BIN)/synth-ray quickstart --start smollm2 $(ARGS)
 
 test: $(STAMP) ## the tests, but for the long ones; options in ARGS="-k wheel"
 	@$(BIN)/python -m pytest -m "not long" $(ARGS)

@@ -16,20 +16,15 @@ from typing import Any
 from synth_ray.cli import verbs
 from synth_ray.cli.output import data, say, scores_table
 from synth_ray.cli.progress import Stages
-from synth_ray.core.paths import Home, app_root, find_home
+from synth_ray.cli.starts import Start
+from synth_ray.core.paths import Home, find_home
 from synth_ray.records.runs import unique_name
 from synth_ray.runtime import cluster as local
 from synth_ray.runtime.job_client import JobClient, Submitted
 
 _SEEDS_PER_RUN = 1000
 _FIRST_TRAIN_SEED = 200_000
-_EPISODES = {"weak": 600, "strong": 350}
 _MEMORY_EVERY_S = 5.0
-STARTS = {
-    "weak": "lazy demonstrations (84 % noop) that teach the reply format and little else; a full SFT start "
-    "(--start strong) reaches about 2.4 achievements before RL",
-    "strong": "a full SFT start on the best episodes of the scripted expert",
-}
 
 
 @dataclass(frozen=True)
@@ -37,8 +32,8 @@ class Choices:
     """The options of the verb."""
 
     seed: int
-    start: str
-    steps: int
+    start: Start
+    steps: int | None
     run_name: str
     keep: bool
     sets: tuple[str, ...]
@@ -50,6 +45,7 @@ class Choices:
 def run_quickstart(choices: Choices) -> None:
     """Runs every stage and prints what came out; stops the cluster that it started, whatever happens."""
     begun = time.monotonic()
+    choices.start.check()
     home, stages = find_home(), Stages()
     with stages.stage("start", "a Ray head on 127.0.0.1, with token authentication"):
         cluster, new = verbs.ensure_cluster(home, choices.env_file, choices.port)
@@ -75,7 +71,7 @@ class _Pipeline:
 
     def __init__(self, choices: Choices, home: Home, stages: Stages, jobs: JobClient) -> None:
         self._choices, self._home, self._stages, self._jobs = choices, home, stages, jobs
-        self._configs = app_root() / "configs" / "quickstart"
+        self._config = choices.start.config
         self._run_name = choices.run_name or unique_name("quickstart")
         self._trace_db = home.traces / f"{self._run_name}.db"
         self._data = home.data / f"{self._run_name}.jsonl"
@@ -110,26 +106,26 @@ class _Pipeline:
 
     def _deploy(self) -> dict[str, Any]:
         what = "vLLM and the task app on Ray Serve"
-        return self._job("engine", what, "deploy", [self._configs / "deploy.toml"])
+        return self._job("engine", what, "deploy", [self._config("deploy")])
 
     def _collect(self) -> dict[str, Any]:
         first = _FIRST_TRAIN_SEED + _SEEDS_PER_RUN * self._choices.seed
-        seeds = f"{first}-{first + _EPISODES[self._choices.start] - 1}"
+        seeds = f"{first}-{first + self._choices.start.episodes - 1}"
         sets = [f'eval.seeds="{seeds}"', f'eval.trace_db="{self._trace_db}"']
         return self._job("collect", "teacher rollouts by the scripted expert", "eval", [self._config("collect")], sets)
 
     def _train_sft(self) -> dict[str, Any]:
         sets = [f'job.data="{self._data}"', f"hyperparameters.seed={self._choices.seed}"]
-        return self._job("fine-tune", "the tiny model (Ray Train)", "sft", [self._config("sft")], sets)
+        return self._job("fine-tune", "all weights (Ray Train)", "sft", [self._config("sft")], sets)
 
     def _evaluate(self, stage: str, model: str) -> dict[str, Any]:
         sets = [f'eval.model="{model}"', f'eval.trace_db="{self._trace_db}"']
-        return self._job(stage, f"{model} on held-out seeds", "eval", [self._configs / "eval.toml"], sets)
+        return self._job(stage, f"{model} on held-out seeds", "eval", [self._config("eval")], sets)
 
     def _train_rl(self, model: str) -> dict[str, Any]:
         own = [f'model.source="{model}"', f"training.seed={self._choices.seed}"]
-        sets = [*own, f"training.iterations={self._choices.steps}", *self._choices.sets]
-        return self._job("rl", f"{self._choices.steps} steps with LoRA", "rl", [self._config("rl")], sets)
+        steps = [f"training.iterations={self._choices.steps}"] if self._choices.steps else []
+        return self._job("rl", "steps with LoRA", "rl", [self._config("rl")], [*own, *steps, *self._choices.sets])
 
     def _job(
         self, stage: str, what: str, kind: str, configs: list[Path], sets: list[str] | None = None
@@ -155,9 +151,6 @@ class _Pipeline:
         for job in list(self._running):
             self._jobs.stop(job)
 
-    def _config(self, name: str) -> Path:
-        return self._configs / f"{name}_{self._choices.start}.toml"
-
     def _filter_sets(self) -> list[str]:
         return [
             f'filter.db="{self._trace_db}"',
@@ -172,7 +165,7 @@ class _Pipeline:
             "run_dir": rl["run_dir"],
             "adapter": rl["adapter"],
             "model": rl["model"],
-            "start": self._choices.start,
+            "start": self._choices.start.name,
             "trace_db": str(self._trace_db),
             "data": str(self._data),
         }
@@ -203,7 +196,7 @@ def _print(outcome: Mapping[str, Any], choices: Choices) -> None:
     say("")
     say(scores_table([scores["sft"], scores["rl"]]))
     say("")
-    say(f"The start was {STARTS[choices.start]}.")
+    say(f"The start was {choices.start.text}.")
     say("")
     for name, path in (
         ("run", outcome["run_dir"]),
@@ -219,11 +212,12 @@ def _print(outcome: Mapping[str, Any], choices: Choices) -> None:
     say("Try next:")
     # Called through `make`, the program is not on the PATH.
     program = "synth-ray" if shutil.which("synth-ray") else sys.argv[0]
+    folder = f"configs/{choices.start.folder}"
     for arguments in (
         "status models",
         "replay best --out best.gif",
-        f"deploy grpo-crafter -c configs/quickstart/deploy.toml --model {scores['sft']['model']}",
-        f"eval grpo-crafter -c configs/quickstart/eval.toml --model {outcome['model']}",
+        f"deploy grpo-crafter -c {folder}/deploy.toml --model {scores['sft']['model']}",
+        f"eval grpo-crafter -c {folder}/eval.toml --model {outcome['model']}",
         "quickstart --start strong",
     ):
         say(f"  {program} {arguments}")

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from synth_ray.cli import options
+from synth_ray.cli.starts import STARTS
 
 
 @click.command()
 @click.option("--seed", type=click.IntRange(0, 10_000), default=0, show_default=True, help="Data, SFT and RL seed.")
-@click.option("--start", type=click.Choice(["weak", "strong"]), default="weak", show_default=True, help="SFT start.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="RL steps.")
+@click.option("--start", type=click.Choice(list(STARTS)), default="weak", show_default=True, help="SFT start.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="RL steps, if not those of the start's config.")
 @click.option("--run-name", default="", help="Name of the RL run; made from the time if absent.")
 @click.option("--keep", is_flag=True, help="Leave the cluster running at the end.")
 @options.set_option
@@ -22,7 +23,7 @@ from synth_ray.cli import options
 def quickstart(
     seed: int,
     start: str,
-    steps: int,
+    steps: int | None,
     run_name: str,
     keep: bool,
     sets: tuple[str, ...],
@@ -33,8 +34,9 @@ def quickstart(
     """Run the whole pipeline for real, on this machine, in minutes.
 
     Teacher rollouts, filter, fine-tuning, evaluation, 10 RL steps with LoRA, evaluation. --start weak teaches little
-    more than the reply format, so that RL has everything to learn; --start strong begins from a good fine-tune. --set
-    changes the RL config.
+    more than the reply format, so that RL has everything to learn; --start strong begins from a good fine-tune;
+    --start smollm2 takes a real language model and about an hour (`make smollm2` gets it first). --set changes the RL
+    config.
 
     \b
     synth-ray quickstart
@@ -42,4 +44,4 @@ def quickstart(
     """
     from synth_ray.cli.quickstart import Choices, run_quickstart
 
-    run_quickstart(Choices(seed, start, steps, run_name, keep, sets, env_file, port, as_json))
+    run_quickstart(Choices(seed, STARTS[start], steps, run_name, keep, sets, env_file, port, as_json))
