@@ -20,7 +20,7 @@ from synth_ray.rollout.tally import Tally
 from synth_ray.rollout.task import Episode
 
 NOTHING_PRICED = Prices()
-_SLICE_S = 0.002
+_SLICE_S = 0.005
 _PROVENANCE = {"engine": Provenance.ENGINE, "remote": Provenance.REMOTE}
 
 

@@ -29,6 +29,7 @@ from synth_ray.records.run_summary import sparkline
 from synth_ray.records.runs import RunDir
 from synth_ray.records.states import State
 from synth_ray.records.traces import TraceDB
+from tests.quickness import quickest
 
 FFT, RL, RL2 = "fft:crafter-tiny:job_sft", "rl:crafter-tiny:job_rl", "rl:crafter-tiny:job_rl2"
 
@@ -300,9 +301,8 @@ def test_a_thousand_runs_are_listed_within_a_second(tmp_path: Path) -> None:
             "INSERT INTO jobs VALUES (?, 'rl', ?, 'SUCCEEDED', 't', 't', '', '', '', NULL, ?)",
             [(f"job_{at:016x}", f"run-{at}", json.dumps({"batch_rewards": [0.1] * 10})) for at in range(1000)],
         )
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
+
+    def lists_them() -> None:
         done = subprocess.run(
             [sys.executable, "-m", "synth_ray.cli.main", "status", "jobs", "--json", "--limit", "1000"],
             capture_output=True,
@@ -310,6 +310,6 @@ def test_a_thousand_runs_are_listed_within_a_second(tmp_path: Path) -> None:
             cwd=Path(__file__).parents[2],
             env={**os.environ, "SYNTH_RAY_HOME": str(tmp_path)},
         )
-        seconds.append(time.perf_counter() - started)
         assert len(json.loads(done.stdout)["data"]) == 1000
-    assert min(seconds) <= 1.0
+
+    assert quickest(lists_them, 1.0) <= 1.0

@@ -228,7 +228,7 @@ def parallel_run(model: Any, rank: int, size: int, folder: Path, sharded: bool) 
     return result
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_workers_are_one_worker(model_dir: Path, tmp_path: Path, mode: str) -> None:
     """20 examples in batches of 6: the last batch of two leaves a worker with one, and token counts are uneven."""
     # Forked, since importing everything anew takes longer than the training.
