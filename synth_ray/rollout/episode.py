@@ -28,16 +28,13 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
     """Plays ``episode`` to its end, its turn limit or its deadline; ``prices`` is the world's list for the rewards."""
     started_at, start = datetime.now(UTC).isoformat(), time.monotonic()
     turns: list[Turn] = []
-    tally, yielded = Tally(), start
+    tally, turns_of_others = Tally(), _Fairness()
     stop, error = StopReason.TURNS, None
     for index in range(spec.max_turns):
         left_s = spec.deadline_s - (time.monotonic() - start)
         try:
             async with asyncio.timeout(min(left_s, spec.turn_timeout_s)):
-                if time.monotonic() - yielded > _SLICE_S:
-                    # A policy that never waits must not keep other episodes from their turns.
-                    await asyncio.sleep(0)
-                    yielded = time.monotonic()
+                await turns_of_others.let_in()
                 turn = await _turn(spec, episode, policy, index, tally, prices)
         except TimeoutError:
             stop, error = StopReason.DEADLINE, _late(spec, index, left_s)
@@ -71,6 +68,26 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
         final_text=episode.messages()[-1].content,
         env_config=spec.env_config,
     )
+
+
+class _Fairness:
+    """Lets other episodes have their turns where the policy never waits for anything."""
+
+    def __init__(self) -> None:
+        self._loop, self._went_round, self._since = asyncio.get_running_loop(), True, 0.0
+
+    async def let_in(self) -> None:
+        """Goes round the event loop if nobody else has had it for a while."""
+        now = time.monotonic()
+        if not self._went_round:
+            if now - self._since < _SLICE_S:
+                return
+            await asyncio.sleep(0)
+        self._went_round, self._since = False, now
+        self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        self._went_round = True
 
 
 def _late(spec: EpisodeSpec, index: int, left_s: float) -> str:
