@@ -24,6 +24,8 @@ from synth_ray.rollout.task import Task
 TASKS: dict[str, Callable[[], Task]] = {
     TASK_NAME: CrafterTask,
     "crafter": CrafterTask,
+    "crafter-task": CrafterTask,  # as files of synth-ai 0.2 may call it, like the next one
+    "grpo-crafter-task-app": CrafterTask,
     "CrafterClassic": CrafterTask,  # as the routes /env/CrafterClassic/... spell it
 }
 

@@ -98,6 +98,7 @@ def _specs(job: Job[EvalConfig], weights: Weights | None) -> list[EpisodeSpec]:
             weights=weights,
             endpoint=_endpoint(config),
             sampling=sampling(config.policy_config, derived_seed("eval", seed)),
+            thinking=config.policy_config.thinking,
             teacher=config.policy_config.teacher,
             env_config=without_step_rewards(config.env_config),
             rewards=rewards,
@@ -122,7 +123,10 @@ def _endpoint(config: Eval) -> Endpoint | None:
         return None
     vendor = config.provider if config.provider in VENDORS else ""
     policy = config.policy_config
-    return Endpoint(config.remote_url, config.model, vendor, policy.body, timeout_s=policy.request_timeout_s)
+    thinking = {"thinking_mode": policy.thinking_mode} if policy.thinking_mode else {}
+    return Endpoint(
+        config.remote_url, config.model, vendor, {**thinking, **policy.body}, timeout_s=policy.request_timeout_s
+    )
 
 
 def _play(

@@ -100,7 +100,7 @@ class TaskHost:
         if self._generate is None:
             raise PrerequisiteError("this task app has no engine", "run: synth-ray deploy --runtime serve")
         batcher = self._batchers.setdefault(spec.calls_together, CallBatcher(self._generate, spec.calls_together))
-        return EnginePolicy(batcher, _chat(spec.weights), spec.rollout_id, spec.weights, spec.sampling)
+        return EnginePolicy(batcher, _chat(spec.weights), spec.rollout_id, spec.weights, spec.sampling, spec.thinking)
 
 
 def _chat(weights: Weights) -> Chat:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.hashing import canonical_json, sha256_text
 from synth_ray.core.paths import config_path
-from synth_ray.core.spelling_rules import RULES
+from synth_ray.core.spelling_rules import RULES, unsaid
 from synth_ray.core.spellings import translate
 
 M = TypeVar("M", bound="Section")
@@ -36,7 +36,7 @@ class Section(BaseModel):
 class Resolved(Generic[M]):
     """A validated configuration, where each given value came from, and the folder that relative paths mean.
 
-    ``warnings`` name given keys that have no effect.
+    ``warnings`` name given keys that have no effect, and values that a file of the older system leaves unsaid.
     """
 
     config: M
@@ -51,15 +51,24 @@ class Resolved(Generic[M]):
 
 
 def load_config(model: type[M], files: Sequence[Path], sets: Sequence[str] = ()) -> Resolved[M]:
-    """Merges ``files`` and ``sets`` (``a.b=c``, TOML-typed) and validates against ``model``."""
+    """Merges ``files`` and ``sets`` (``a.b=c``, TOML-typed) and validates against ``model``.
+
+    The first file tells the spelling; what the older system takes for granted is added where no layer says otherwise.
+    """
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     warnings: dict[str, None] = {}
     layers = [(str(file), read_file(file)) for file in map(config_path, files)]
+    older = []
     for source, given in [*layers, *(("--set", parse_set(item)) for item in sets)]:
-        ours, ignored = translate(given, RULES.get(model.__name__, ()), lambda path: _has_field(model, path))
-        _merge(merged, ours, sources, source)
-        warnings.update(dict.fromkeys(ignored))
+        ours = translate(given, RULES.get(model.__name__, ()), lambda path: _has_field(model, path))
+        older.append(ours.older)
+        _merge(merged, ours.table, sources, source)
+        warnings.update(dict.fromkeys(ours.warnings))
+    if files and older[0]:
+        added = unsaid(model.__name__, merged)
+        _merge(merged, added.table, sources, "synth-ai 0.2")
+        warnings.update(dict.fromkeys(added.warnings))
     base_dir = config_path(files[-1]).resolve().parent if files else Path.cwd()
     return Resolved(validate(model, merged), sources, base_dir, tuple(warnings))
 

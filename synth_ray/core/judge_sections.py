@@ -120,7 +120,7 @@ class Judge(Section):
         if self.enabled and self.options is None:
             raise ValueError("an enabled judge needs [judge.options] with provider and model")
         if self.options is not None and "enabled" not in self.model_fields_set:
-            raise ValueError("say enabled = true or enabled = false")
+            raise ValueError("[judge.options] names a judge; write enabled = true under [judge] to ask it, else false")
         return self
 
 

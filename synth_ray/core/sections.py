@@ -67,8 +67,15 @@ class Policy(Section):
     top_k: int = Field(0, ge=0)
     max_tokens: int = Field(64, ge=1)
     """Longest reply of one turn, in tokens."""
+    thinking_mode: Literal["think", "no_think"] | None = None
+    """The switch that chat templates of thinking models have; unset leaves it to the template."""
     teacher: Mapping[str, Any] = {}
     """Settings of the scripted teacher (`provider = "expert"`)."""
+
+    @property
+    def thinking(self) -> bool | None:
+        """``thinking_mode`` as the template takes it."""
+        return None if self.thinking_mode is None else self.thinking_mode == "think"
 
 
 class EvalPolicy(Policy):

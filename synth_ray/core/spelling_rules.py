@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from synth_ray.core.errors import ConfigError
 from synth_ray.core.origins import VENDORS
@@ -21,6 +23,10 @@ STRATEGY_ALIASES = {
 _VENDOR_HOSTS = {parse_url(vendor.base_url).host: name for name, vendor in VENDORS.items()}
 _SERVICES = "task app and judge are found through the cluster that runs the job"
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
+# The older system had one task, whatever its name: it explained the game and showed a text layout of its own.
+OLDER_TASKS = ("grpo-crafter", "grpo-crafter-task-app", "crafter", "crafter-task", "CrafterClassic")
+_OLDER_VIEW: Mapping[str, Any] = {"system_prompt": True, "renderer": "seed"}
+_TASK_KEYS = {"RLConfig": ("rollout.env_name", "rollout.env_config"), "EvalConfig": ("eval.app_id", "eval.env_config")}
 
 
 def _hardware(file: Translation) -> None:
@@ -106,10 +112,10 @@ def _episodes_per_batch(file: Translation) -> None:
 
 def _step_rewards(file: Translation) -> None:
     """Everything about step rewards goes to [training], flat; the settings in env_config or policy_config win."""
-    for name, value in (file.pop("training.rewards") or {}).items():
+    for name, value in (file.pop("training.rewards", ours=True) or {}).items():
         file.put(f"training.{name}", value)
     for table in ("rollout.policy_config.step_rewards", "rollout.env_config.step_rewards"):
-        given = file.pop(table) or {}
+        given = file.pop(table, ours="env_config" in table) or {}
         if "step_beta" in given:
             given["beta"] = given.pop("step_beta")
         for name, value in given.items():
@@ -131,6 +137,15 @@ def _one_distribution(file: Translation) -> None:
             file.warn(f"rollout.policy_config.{key} = {value} is ignored: RL samples from the full distribution")
         if value is not None:
             policy[key] = whole
+
+
+def _judge_enabled(file: Translation) -> None:
+    """There, `[rubric]` switches the judge's scores on, and `[judge.options]` only says who judges."""
+    if not file.older or file.get("judge.enabled") is not None:
+        return
+    if file.get("rubric.enabled") is True and file.get("judge.options"):
+        file.put("judge.enabled", True)
+        file.warn("judge.enabled = true is assumed: [judge.options] names a judge, and rubric.enabled is true")
 
 
 RL: Sequence[Rule] = (
@@ -163,13 +178,14 @@ RL: Sequence[Rule] = (
     ignored("[judge] and [rubric] say who judges and what it is worth", "judge.type", "rollout.rubric_rewards_only"),
     ignored("the reference is the policy without its adapter", "reference"),
     ignored("they belong to another program", "tags", "smoke"),
+    _judge_enabled,
     ignored("the engine of this cluster has no such setting", "policy"),
     ignored(
         "the engine of this cluster has no such setting",
         *(
             f"rollout.policy_config.{key}"
             for key in (
-                *("provider", "model", "inference_url", "use_vision", "image_only_mode", "thinking_mode"),
+                *("provider", "model", "inference_url", "use_vision", "image_only_mode"),
                 *("thinking_budget", "tool_choice", "use_tools", "max_llm_calls", "repetition_penalty"),
                 *("stop_sequences", "reasoning_effort", "parallel_tool_calls"),
             )
@@ -229,15 +245,15 @@ def _eval_provider(file: Translation) -> None:
             file.put("eval.model", model)
     provider, url = file.get("eval.provider"), file.get("eval.policy_config.inference_url")
     if provider == "synth":
-        file.changed = True
+        file.changed = file.older = True
         file.put("eval.provider", "engine", replace=True)
-        if file.pop("eval.policy_config.inference_url"):
+        if file.pop("eval.policy_config.inference_url", ours=True):
             file.warn("eval.policy_config.inference_url is ignored: the engine of this cluster answers")
     elif isinstance(url, str) and provider != "remote":
         vendor = next((name for host, name in _VENDOR_HOSTS.items() if f"//{host}/" in f"{url}/"), "remote")
         file.put("eval.provider", vendor, replace=True)
         if vendor != "remote":
-            file.pop("eval.policy_config.inference_url")
+            file.pop("eval.policy_config.inference_url", ours=True)
 
 
 def _eval_request(file: Translation) -> None:
@@ -245,7 +261,7 @@ def _eval_request(file: Translation) -> None:
     if file.get("eval.provider") in (None, "engine", "expert"):
         return
     if file.knows("eval.policy_config.body"):
-        for key in ("thinking_mode", "thinking_budget", "reasoning_effort", "use_tools"):
+        for key in ("thinking_budget", "reasoning_effort", "use_tools"):
             moved(f"eval.policy_config.{key}", f"eval.policy_config.body.{key}")(file)
     for key in ("use_vision", "image_only_mode"):
         if file.get(f"eval.policy_config.{key}") is True:
@@ -287,7 +303,7 @@ EVAL: Sequence[Rule] = (
         *(
             f"eval.policy_config.{key}"
             for key in (
-                *("inference_url", "use_vision", "image_only_mode", "thinking_mode", "thinking_budget"),
+                *("inference_url", "use_vision", "image_only_mode", "thinking_budget"),
                 *("tool_choice", "reasoning_effort", "system_hint", "parallel_tool_calls"),
             )
         ),
@@ -303,5 +319,24 @@ def _db_path(file: Translation) -> None:
 
 
 FILTER: Sequence[Rule] = (dropped("type"), _db_path)
+
+
+def unsaid(kind: str, table: Mapping[str, Any]) -> Translation:
+    """What a file of the older system takes for granted about its task, with one warning for each key.
+
+    ``table`` is the whole configuration in our spelling, ``kind`` its class; the answer's table has the new keys only.
+    """
+    given, added = (Translation(dict(one), lambda path: True) for one in (table, {}))
+    name, settings = _TASK_KEYS.get(kind, ("", ""))
+    if not name or given.get(name) not in (None, *OLDER_TASKS):
+        return added
+    for key, value in _OLDER_VIEW.items():
+        if given.get(f"{settings}.{key}") is None:
+            added.put(f"{settings}.{key}", value)
+            added.warn(
+                f"{settings}.{key} = {json.dumps(value)} is assumed: the file is in the spelling of synth-ai 0.2"
+            )
+    return added
+
 
 RULES: Mapping[str, Sequence[Rule]] = {"RLConfig": RL, "EvalConfig": EVAL, "FilterFile": FILTER}

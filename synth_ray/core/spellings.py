@@ -25,7 +25,9 @@ class Translation:
     knows: Knows
     warnings: list[str] = field(default_factory=list)
     changed: bool = False
-    """Whether any rule applied: the file is in the other spelling."""
+    """Whether any rule applied."""
+    older: bool = False
+    """Whether a rule took a key that only the other spelling has: the file is in that spelling."""
 
     def get(self, path: str) -> Any:
         """The value at a dotted path, or None."""
@@ -34,16 +36,20 @@ class Translation:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
-    def pop(self, path: str) -> Any:
-        """Takes the value at a dotted path out, with the tables that it leaves empty; None if there is none."""
+    def pop(self, path: str, ours: bool = False) -> Any:
+        """Takes the value at a dotted path out, with the tables that it leaves empty; None if there is none.
+
+        ``ours``: the key is one of ours as well, so it does not tell the spelling.
+        """
         parent, _, key = path.rpartition(".")
         holder = self.get(parent) if parent else self.table
         if not isinstance(holder, dict) or key not in holder:
             return None
         value = holder.pop(key)
         if not holder and parent:
-            self.pop(parent)
+            self.pop(parent, ours)
         self.changed = True
+        self.older |= not ours
         return value
 
     def put(self, path: str, value: Any, replace: bool = False) -> None:
@@ -101,12 +107,12 @@ def dropped(*paths: str) -> Rule:
     return rule
 
 
-def translate(table: Mapping[str, Any], rules: Sequence[Rule], knows: Knows) -> tuple[Table, list[str]]:
-    """``table`` in our spelling, and one warning for each key that has no effect."""
+def translate(table: Mapping[str, Any], rules: Sequence[Rule], knows: Knows) -> Translation:
+    """``table`` in our spelling, with one warning for each key that has no effect."""
     file = Translation(_copied(table), knows)
     for rule in rules:
         rule(file)
-    return file.table, file.warnings
+    return file
 
 
 def _copied(table: Mapping[str, Any]) -> Table:

@@ -145,9 +145,10 @@ class EpisodeSpec:
     """Everything that determines one rollout, but for the policy's own randomness, which ``rollout_id`` seeds.
 
     ``provider`` is "engine" (then ``weights`` and ``sampling`` say who answers), "remote" (then ``endpoint`` and
-    ``sampling`` do) or the name of a teacher of the task (then ``teacher`` holds its settings). ``deadline_s`` bounds
-    the whole episode, ``turn_timeout_s`` one turn with all of its attempts. ``calls_together`` is how many engine calls
-    of concurrent episodes may share one remote call.
+    ``sampling`` do) or the name of a teacher of the task (then ``teacher`` holds its settings). ``thinking`` is the
+    switch of the engine's chat template; None leaves it to the template. ``deadline_s`` bounds the whole episode,
+    ``turn_timeout_s`` one turn with all of its attempts. ``calls_together`` is how many engine calls of concurrent
+    episodes may share one remote call.
     """
 
     rollout_id: str
@@ -159,6 +160,7 @@ class EpisodeSpec:
     weights: Weights | None = None
     endpoint: Endpoint | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    thinking: bool | None = None
     teacher: Mapping[str, Any] = field(default_factory=dict)
     env_config: Mapping[str, Any] = field(default_factory=dict)
     rewards: RewardSpec = field(default_factory=RewardSpec)

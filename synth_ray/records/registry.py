@@ -313,7 +313,8 @@ class Registry:
             "file": "SELECT file_id FROM files",
         }[noun]
         known = [row[0] for row in self._database.rows(sql)]
-        similar = get_close_matches(wanted, known, n=3, cutoff=0.5)
+        same_job = [one for one in known if ":job_" in wanted and one.endswith(f":{wanted.rpartition(':')[2]}")]
+        similar = same_job or get_close_matches(wanted, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(similar)}?" if similar else f"`synth-ray status {noun}s` lists them"
         return NotFoundError(f"there is no {noun} {wanted!r}", hint, similar=similar)
 

@@ -25,19 +25,28 @@ class Policy(Protocol):
 class EnginePolicy:
     """Our engine: tokens in, tokens with log-probs and digest out; the request names its weights."""
 
-    def __init__(self, generate: Generate, chat: Chat, rollout_id: str, weights: Weights, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        generate: Generate,
+        chat: Chat,
+        rollout_id: str,
+        weights: Weights,
+        sampling: Sampling,
+        thinking: bool | None = None,
+    ) -> None:
         self._generate = generate
         self._chat = chat
         self._rollout_id = rollout_id
         self._weights = weights
         self._sampling = sampling
+        self._thinking = thinking
 
     async def reply(self, messages: Sequence[Message], turn: int, episode: Episode) -> Reply:
         """Samples with a seed that depends on the rollout (its sampling seed, else its id) and the turn only."""
         seed = derived_seed(self._rollout_id if self._sampling.seed is None else self._sampling.seed, turn)
         request = GenerateRequest(
             request_id=f"{self._rollout_id}-{turn}",
-            prompt_ids=self._chat.prompt_ids(messages),
+            prompt_ids=self._chat.prompt_ids(messages, thinking=self._thinking),
             weights=self._weights,
             sampling=replace(self._sampling, seed=seed),
         )

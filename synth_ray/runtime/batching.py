@@ -68,6 +68,7 @@ def group_specs(config: RLConfig, run: str, step: int, group: int, weights: Weig
             model=weights.name,
             weights=weights,
             sampling=sampling(rollout.policy_config, derived_seed("sample", training.seed, step, group, index)),
+            thinking=rollout.policy_config.thinking,
             env_config=without_step_rewards(rollout.env_config),
             rewards=rewards,
             max_turns=rollout.max_turns,

@@ -351,7 +351,8 @@ def test_traits_count_what_is_near_the_start() -> None:
 
 def test_registry_knows_name_and_alias() -> None:
     assert set(TASKS) >= {"grpo-crafter", "crafter"}
-    assert get_task("crafter").name == get_task("grpo-crafter").name == "grpo-crafter"
+    for name in ("crafter", "crafter-task", "grpo-crafter", "grpo-crafter-task-app"):
+        assert get_task(name).name == "grpo-crafter"
     with pytest.raises(NotFoundError) as caught:
         get_task("crafted")
     assert "did you mean 'crafter'?" in caught.value.hint

@@ -138,7 +138,7 @@ def test_sections_take_both_spellings_and_are_off_by_default() -> None:
     ("sections", "message"),
     [
         ({"judge": {"enabled": True}}, "needs .judge.options."),
-        ({"judge": {"options": OPTIONS}}, "say enabled = true or enabled = false"),
+        ({"judge": {"options": OPTIONS}}, "write enabled = true under .judge."),
         ({"judge": {"enabled": True, "options": {**OPTIONS, "event": False, "outcome": False}}}, "must be true"),
         ({"judge": {"enabled": True, "options": {**OPTIONS, "provider": "gemini"}}}, "give the URL"),
         ({"judge": {"enabled": True, "options": {**OPTIONS, "provider": "remote"}}}, "go together"),

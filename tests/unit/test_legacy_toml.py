@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 
-from synth_ray.core.config import Resolved, Section, load_config
+from envs.crafter.task import CrafterTask
+from envs.registry import names
+from synth_ray.core.config import Resolved, Section, load_config, read_file
 from synth_ray.core.errors import ConfigError
 from synth_ray.core.sections import Eval, EvalConfig, RLConfig, RLTraining
+from synth_ray.core.spelling_rules import OLDER_TASKS
 from synth_ray.records.filter_run import FilterFile
 
 FOLDER = Path(__file__).parent / "legacy_toml"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OURS = [
+    path
+    for path in sorted(CONFIGS.rglob("*.toml"))
+    if read_file(path).keys() & {"eval", "rollout"} and path.parent.name != "rewards"
+]
+SHOWN = {"system_prompt": True, "renderer": "seed"}
 MODELS: dict[str, type[Section]] = {"rl": RLConfig, "eval": EvalConfig, "filter": FilterFile}
 
 
@@ -21,8 +31,8 @@ def load(name: str, *sets: str) -> Resolved[Any]:
 
 
 def ignored(resolved: Resolved[Any]) -> set[str]:
-    """The keys that the warnings name."""
-    return {warning.split()[0] for warning in resolved.warnings}
+    """The keys that the warnings call ignored."""
+    return {warning.split()[0] for warning in resolved.warnings if " ignored: " in warning}
 
 
 RL_IGNORED = {
@@ -137,7 +147,7 @@ def test_eval_of_the_fine_tuned_model() -> None:
     assert (config.max_turns, config.concurrency) == (10, 4)
     policy = config.policy_config
     assert (policy.temperature, policy.top_p, policy.max_tokens) == (0.2, 0.8, 512)
-    assert config.env_config == {}
+    assert config.env_config == SHOWN
     assert "eval.task_app_url" in ignored(resolved)
 
 
@@ -163,7 +173,8 @@ def test_eval_as_one_table() -> None:
     assert config.seeds == list(range(10))
     assert config.policy_config.max_tokens == 512
     assert config.policy_config.temperature == 0.5
-    assert config.env_config == {"step_rewards": {"enabled": True, "strategy": "consistent"}}
+    assert config.env_config == {"step_rewards": {"enabled": True, "strategy": "consistent"}, **SHOWN}
+    assert config.policy_config.thinking_mode == "no_think"
     assert {"eval.task_app_url", "eval.difficulty"} <= ignored(resolved)
 
 
@@ -220,3 +231,80 @@ def test_a_resolved_configuration_is_accepted_as_a_file(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ConfigError, match="not a resolved configuration"):
         load_config(RLConfig, [path])
+
+
+def world(resolved: Resolved[Any]) -> dict[str, Any]:
+    config = resolved.config
+    return dict(config.rollout.env_config if isinstance(config, RLConfig) else config.eval.env_config)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("[er][vl]*_*.toml")), ids=lambda path: path.stem)
+def test_a_model_sees_what_the_older_task_showed(path: Path) -> None:
+    resolved = load(path.stem)
+    settings = world(resolved)
+    settings.pop("step_rewards", None)
+    assert settings == SHOWN
+    section = "rollout" if isinstance(resolved.config, RLConfig) else "eval"
+    told = "".join(resolved.warnings)
+    assert f"{section}.env_config.system_prompt = true is assumed" in told
+    assert f'{section}.env_config.renderer = "seed" is assumed' in told
+    assert resolved.sources[f"{section}.env_config.renderer"] == "synth-ai 0.2"
+    system, observation = CrafterTask().open(0, settings, 10).messages()
+    assert (system.role, "Reply with" in system.content) == ("system", True)
+    assert "=== CRAFTER GAME STATE ===" in observation.content
+
+
+def test_what_is_said_stays() -> None:
+    resolved = load("rl_outcome", "rollout.env_config.renderer=compact")
+    assert world(resolved) == {**SHOWN, "renderer": "compact"}
+    assert "renderer" not in "".join(resolved.warnings)
+    assert world(load("eval_ft_qwen4b", "eval.env_config.system_prompt=false"))["system_prompt"] is False
+    assert world(load("rl_outcome", "rollout.env_name=my_env:GuessTask")) == {}
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_files_in_our_spelling_get_no_such_settings(path: Path) -> None:
+    given = read_file(path)
+    section = "rollout" if "rollout" in given else "eval"
+    resolved = load_config(RLConfig if section == "rollout" else EvalConfig, [path])
+    assert world(resolved) == given[section].get("env_config", {})
+    assert resolved.warnings == ()
+
+
+def test_a_key_that_both_spellings_have_tells_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rl.toml"
+    block = "[rollout.env_config.step_rewards]\nenabled = true\n[training.rewards]\nstep_rewards_beta = 0.1\n"
+    path.write_text(f'[model]\nbase = "m"\n{block}')
+    assert world(load_config(RLConfig, [path])) == {}
+    assert world(load_config(RLConfig, [path, FOLDER / "rl_outcome.toml"], ["model.base=m"])) == {}
+    assert world(load_config(RLConfig, [path], ["topology.gpus_for_vllm=1"])) == {}
+
+
+def test_every_older_name_is_a_name_of_the_task() -> None:
+    assert set(OLDER_TASKS) <= names("grpo-crafter")
+
+
+def test_a_judge_that_the_rubric_switches_on() -> None:
+    resolved = load("rl_hosted_judge")
+    config = resolved.config
+    assert config.judge.enabled
+    assert (config.reward_blend.env, config.reward_blend.event, config.reward_blend.outcome) == (0.2, 0.4, 0.4)
+    assert config.judge.options.rubric_overrides["event"]["criteria"][0]["id"] == "progress.unique_achievements"
+    assert config.rollout.policy_config.thinking_mode == "no_think"
+    assert "judge.enabled = true is assumed" in "".join(resolved.warnings)
+    assert not load("rl_hosted_judge", "judge.enabled=false", "rubric.enabled=false").config.judge.enabled
+
+
+def test_a_judge_that_nothing_switches_on_is_asked_about(tmp_path: Path) -> None:
+    path = tmp_path / "rl.toml"
+    path.write_text((FOLDER / "rl_hosted_judge.toml").read_text().replace("[rubric]\nenabled = true", "[rubric]"))
+    with pytest.raises(ConfigError, match=r"write enabled = true under \[judge\]"):
+        load_config(RLConfig, [path])
+
+
+def test_thinking_is_a_field_of_a_hosted_models_request() -> None:
+    from jobs.eval import _endpoint
+
+    config = load("eval_groq_qwen32b", "eval.policy_config.thinking_mode=no_think").config.eval
+    endpoint = _endpoint(config)
+    assert endpoint and endpoint.body == {"thinking_mode": "no_think"}

@@ -78,6 +78,9 @@ def test_unknown_ids_suggest_similar_ones(tmp_path: Path) -> None:
         with pytest.raises(NotFoundError) as caught:
             registry.model("fft:crafter-tyni:job_1")
         assert caught.value.hint == "did you mean fft:crafter-tiny:job_1?"
+        with pytest.raises(NotFoundError) as caught:
+            registry.model("fft:job_1")
+        assert caught.value.hint == "did you mean fft:crafter-tiny:job_1?"
         assert caught.value.exit_code == 4
         with pytest.raises(NotFoundError, match="job_abcdef012345678x") as caught:
             registry.job("job_abcdef012345678x")

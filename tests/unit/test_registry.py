@@ -44,7 +44,8 @@ def test_a_task_of_the_project_folder(folder: Path) -> None:
     assert task.open(1, {}, 2).outcome == 0
     assert app_name("mine_env:FetchTask") == "mine_env.FetchTask"
     assert app_name("crafter") == app_name("grpo-crafter") == "grpo-crafter"
-    assert names("crafter") == {"crafter", "grpo-crafter", "CrafterClassic"}
+    older = {"crafter-task", "grpo-crafter-task-app"}
+    assert names("crafter") == {"crafter", "grpo-crafter", "CrafterClassic"} | older
     assert source_digest("mine_env:FetchTask") == sha256_file(folder / "mine_env.py")
     assert source_digest("grpo-crafter") == ""
 

@@ -43,6 +43,13 @@ def config(training: dict[str, Any] | None = None, env_config: dict[str, Any] | 
     )
 
 
+@pytest.mark.parametrize(("mode", "switch"), [(None, None), ("think", True), ("no_think", False)])
+def test_the_thinking_mode_becomes_the_templates_switch(mode: str | None, switch: bool | None) -> None:
+    policy = {"thinking_mode": mode} if mode else {}
+    given = validate(RLConfig, {"model": {"base": "m"}, "rollout": {"policy_config": policy}})
+    assert {spec.thinking for spec in group_specs(given, "run", 0, 0, Weights("d", "x"))} == {switch}
+
+
 def test_training_keys_become_the_spec() -> None:
     expected = RewardSpec(
         "per_achievement", 0.5, {"collect_wood": 0.8, "collect_food": 0.4}, {"collect_wood": 4, "collect_food": 3}

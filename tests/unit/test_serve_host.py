@@ -231,8 +231,8 @@ def test_an_engine_rollout_reaches_the_engine_and_is_not_kept(
     from serve import task_host
 
     class Chat:
-        def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-            return (1, 2)
+        def prompt_ids(self, messages: Sequence[Message], thinking: bool | None = None) -> tuple[int, ...]:
+            return (1, 2) if thinking is None else (1, 2, int(thinking))
 
         def text(self, token_ids: Sequence[int]) -> str:
             return '["noop"]'
@@ -253,6 +253,8 @@ def test_an_engine_rollout_reaches_the_engine_and_is_not_kept(
         first: Rollout = await host.play(asked)
         second = await host.play(asked)
         assert first.ok and second.ok and first is not second
-        assert len(calls) == 6
+        assert [call.prompt_ids for call in calls] == [(1, 2)] * 6
+        await host.play(replace(asked, thinking=False))
+        assert calls[-1].prompt_ids == (1, 2, 0)
 
     run(test)
