@@ -35,12 +35,12 @@ def ensure_cluster(home: Home, env_file: Path, port: int) -> tuple[LocalCluster,
         return cluster.start(home, ensure_env_file(env_file)[RAY_TOKEN], port), True
 
 
-def serve_locally(app_id: str, env_file: Path, port: int, trace: Path | None, as_json: bool) -> NoReturn:
+def serve_locally(app_id: str, env_file: Path, port: int, trace_db: Path | None, as_json: bool) -> NoReturn:
     """Becomes the task app without Ray: its output, its signals and its exit code are then this command's."""
     from synth_ray.core.paths import app_root
 
     command = [sys.executable, "-m", "serve.local", app_id, "--port", str(port), "--env-file", str(env_file)]
-    command += ["--trace", str(trace)] if trace else []
+    command += ["--trace-db", str(trace_db)] if trace_db else []
     command += ["--json"] if as_json else []
     path = os.pathsep.join(filter(None, [str(app_root()), os.environ.get("PYTHONPATH", "")]))
     os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})  # noqa: S606
