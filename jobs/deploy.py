@@ -6,6 +6,7 @@ python -m jobs.deploy --set app_id=grpo-crafter --set model=crafter-tiny
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from jobs.runner import Job, run_job
 from serve import app, policy
 from serve.models import resolve
 from synth_ray.core.errors import DeadlineError, SynthRayError
+from synth_ray.core.origins import read_origins
 from synth_ray.core.sections import DeployConfig
 from synth_ray.core.types import GenerateRequest, Sampling, Weights
 from synth_ray.runtime.remote import local_error
@@ -24,20 +26,23 @@ _FIRST_CALL_TIMEOUT_S = app.ENGINE_TIMEOUT_S
 
 
 def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
-    """Starts what is missing and waits until it answers."""
+    """Starts what is missing or outdated and waits until it answers."""
     config = job.config
     get_task(config.app_id)
+    _check_keys(job)
     app.start_serve(job.http_port, job.home.serve_lock)
     wanted = [app.task(config.app_id, job.env_file, job.home.project)]
-    app.replace_task(wanted[0])
+    if config.gateway:
+        wanted.append(app.gateway(job.home, job.env_file))
+    for one in wanted:
+        if reason := app.replace_outdated(one):
+            job.report("replace", note=f"{one.name}: {reason}")
     if config.model:
         preflight(config)
         weights = resolve(config.model, job.home, job.registry).weights
         spec = engine_spec(config, weights)
         app.replace_engine(spec)
         wanted.append(app.engine(spec))
-    if config.gateway:
-        wanted.append(app.gateway(job.home, job.env_file))
     app.ensure(wanted, job.home.serve_lock)
     for one in wanted:
         app.wait_ready(one, lambda what, waited_s: job.report("wait", note=f"{what} ({waited_s:.0f} s)"))
@@ -46,6 +51,13 @@ def work(job: Job[DeployConfig]) -> Mapping[str, Any]:
     origin = f"http://127.0.0.1:{app.http_port()}"
     gateway = {"gateway": f"{origin}/v1"} if config.gateway else {}
     return {"url": f"{origin}{wanted[0].route}", **gateway, "apps": [one.name for one in wanted]}
+
+
+def _check_keys(job: Job[DeployConfig]) -> None:
+    """Raises what a task app would raise at its start, before a running one is replaced."""
+    path = Path(job.env_file)
+    if path.is_file():
+        read_origins(path, f"http://127.0.0.1:{job.http_port}")
 
 
 def _first_call(weights: Weights) -> None:

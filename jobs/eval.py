@@ -14,7 +14,8 @@ import ray
 
 from envs.crafter.info import TASK_NAME
 from envs.crafter.score import crafter_score
-from envs.registry import get_task, names
+from envs.registry import names
+from jobs.check import check_eval
 from jobs.playing import play_all
 from jobs.runner import Job, run_job
 from serve import app
@@ -41,7 +42,7 @@ _WRITE_EVERY = 64
 def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     """Plays the seeds and returns the summary; with ``--resume``, only those that an earlier job did not finish."""
     config = job.config.eval
-    get_task(config.app_id)
+    check_eval(config)
     if job.resume:
         check_same(job.home.jobs, job.name, job.resolved.as_dict()["config"])
     # A judge that can't be asked ends the job here, before anything is started.

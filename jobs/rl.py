@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from envs.registry import get_task
+from jobs.check import check_rl
 from jobs.eval import engine_spec, preflight
 from jobs.runner import Job, run_job
 from serve import app
@@ -42,7 +43,8 @@ _ANSWER_TIMEOUT_S = 60.0
 def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     """Runs every step and publishes the final adapter."""
     config = job.config
-    # Wrong reward settings end here, before anything is started.
+    # Wrong settings of world and rewards end here, before anything is started.
+    check_rl(config)
     price_list(reward_spec(config), get_task(config.rollout.env_name).prices)
     judge = plan_rl_judge(config, job.env_file, job.home)
     preflight(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Wanted:
     timeout_s: float
     source: str = ""
     """SHA-256 of the file that the application's task is in, if it is the user's own."""
+    env_file: str = ""
+    """Where its keys are read."""
 
 
 def start_serve(port: int, lock_file: Path) -> None:
@@ -51,13 +53,13 @@ def task(app_id: str, env_file: str, project: Path) -> Wanted:
     """The task app of a task that this process has loaded, under its own name; Serve must have been started."""
     own_origin = f"http://127.0.0.1:{http_port()}"
     name, application = app_name(app_id), task_app.build(app_id, env_file, own_origin, str(project))
-    return Wanted(name, f"/{name}", application, TASK_TIMEOUT_S, source_digest(app_id))
+    return Wanted(name, f"/{name}", application, TASK_TIMEOUT_S, source_digest(app_id), _plain(env_file))
 
 
 def gateway(home: Home, env_file: str) -> Wanted:
     """The gateway: every model of ``home`` and its jobs. It runs on this node, where ``home`` is."""
     application = gateway_app.build(home, env_file, _this_node())
-    return Wanted(gateway_app.APP, gateway_app.ROUTE, application, TASK_TIMEOUT_S)
+    return Wanted(gateway_app.APP, gateway_app.ROUTE, application, TASK_TIMEOUT_S, env_file=_plain(env_file))
 
 
 def engine(spec: EngineSpec) -> Wanted:
@@ -89,15 +91,30 @@ def check_engine(spec: EngineSpec) -> None:
         )
 
 
-def replace_task(wanted: Wanted) -> None:
-    """Removes a running task app of another version of its file, so that ``ensure`` starts one of this."""
-    if wanted.source and wanted.name in ray_serve.status().applications:
-        try:
-            running = handle(wanted.name).ready.remote().result(timeout_s=_SPEC_TIMEOUT_S)
-        except (TimeoutError, ray.exceptions.RayError, ray_serve.exceptions.RayServeException):
-            running = {}
-        if running.get("source", "") != wanted.source:
-            ray_serve.delete(wanted.name)
+def replace_outdated(wanted: Wanted) -> str:
+    """Removes the running application if it is outdated, so that ``ensure`` starts a new one; says why, or nothing."""
+    known = ray_serve.status().applications.get(wanted.name)
+    if known is None or (known.status != "RUNNING" and not wanted.source):  # What only just starts has read its keys.
+        return ""
+    try:
+        running = handle(wanted.name).ready.remote().result(timeout_s=_SPEC_TIMEOUT_S)
+    except (TimeoutError, ray.exceptions.RayError, ray_serve.exceptions.RayServeException):
+        running = None
+    reason = outdated(wanted, running)
+    if reason:
+        ray_serve.delete(wanted.name)
+    return reason
+
+
+def outdated(wanted: Wanted, running: Mapping[str, Any] | None) -> str:
+    """Why an application that says ``running`` of itself is not the ``wanted`` one; None is no answer."""
+    if running is None:
+        return "it does not answer" if wanted.source else ""
+    if running.get("source", "") != wanted.source:
+        return "the file of its task has changed"
+    if running.get("env_file", "") != wanted.env_file and Path(wanted.env_file).is_file():
+        return "its keys are in another file"
+    return "its keys have changed" if running.get("keys_changed") else ""
 
 
 def replace_engine(spec: EngineSpec) -> None:
@@ -146,6 +163,10 @@ def wait_ready(wanted: Wanted, report: Report | None = None) -> dict[str, Any]:
             "restart it: synth-ray deploy APP",
         )
     return answer
+
+
+def _plain(path: str) -> str:
+    return str(Path(path)) if path else ""
 
 
 def _running(name: str) -> bool | None:

@@ -17,7 +17,14 @@ from serve.gateway import Gateway
 from serve.gateway_http import create_app
 from synth_ray.core.errors import PolicyError, PrerequisiteError
 from synth_ray.core.paths import Home
-from synth_ray.core.secrets import KeyRing, gateway_keys
+from synth_ray.core.secrets import (
+    ENVIRONMENT_KEY,
+    ENVIRONMENT_KEY_ALIASES,
+    SYNTH_KEY,
+    KeyRing,
+    KeysFile,
+    gateway_keys,
+)
 from synth_ray.core.types import GenerateRequest
 from synth_ray.records.job_files import JobFiles
 from synth_ray.runtime import cluster
@@ -87,13 +94,16 @@ class GatewayReplica:
     """One process; everything that takes long happens elsewhere."""
 
     def __init__(self, home: Home, env_file: str) -> None:
-        self._keys = KeyRing(gateway_keys(Path(env_file) if env_file else None))
+        path = Path(env_file) if env_file else None
+        self._keys_file = KeysFile(path, (SYNTH_KEY, ENVIRONMENT_KEY, ENVIRONMENT_KEY_ALIASES))
+        self._keys = KeyRing(gateway_keys(path))
         self._gateway = Gateway(home, ServeEngine())
         self._backend = Backend(home, ClusterJobs(home, Path(env_file)), _running_task_apps)
 
     async def ready(self) -> dict[str, Any]:
         """Answers once the replica can serve."""
-        return {"app": APP}
+        keys = {"env_file": str(self._keys_file.path or ""), "keys_changed": self._keys_file.changed()}
+        return {"app": APP, **keys}
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The HTTP side (Ray Serve calls this)."""

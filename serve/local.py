@@ -1,6 +1,6 @@
 """The task app without Ray: the same routes in one uvicorn process on the loopback, for work on one machine.
 
-    python -m serve.local grpo-crafter --port 8001 --env-file .env --trace traces/http
+    python -m serve.local grpo-crafter --port 8001 --env-file .env --trace-db traces/http.db
 
 stdout gets the URL once requests are answered; SIGINT and SIGTERM end it with the exit codes 130 and 143. There is no
 engine here: teachers and remote models play. Invariant: nothing on this path imports ray, torch or transformers.
@@ -25,7 +25,6 @@ from synth_ray.core.paths import numba_cache
 from synth_ray.core.secrets import ENVIRONMENT_KEY, KeyRing, ensure_env_file, environment_keys, is_exposed
 from synth_ray.records.traces import TraceDB
 
-TRACE_DB = "rollouts.db"
 _LOCALHOST = "127.0.0.1"
 _BACKLOG = 2048
 _GRACE_S = 5
@@ -38,7 +37,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
-        serve(arguments.app_id, arguments.port, arguments.env_file, arguments.trace, arguments.json)
+        serve(arguments.app_id, arguments.port, arguments.env_file, arguments.trace_db, arguments.json)
     except SynthRayError as error:
         _failed(error, arguments.json)
         sys.exit(error.exit_code)
@@ -47,8 +46,8 @@ def main() -> None:
         sys.exit(130)
 
 
-def serve(app_id: str, port: int, env_file: Path, trace: Path | None, as_json: bool) -> None:
-    """Runs the task app in this process; finished rollouts go to the folder ``trace``, if it is given.
+def serve(app_id: str, port: int, env_file: Path, trace_db: Path | None, as_json: bool) -> None:
+    """Runs the task app in this process; finished rollouts go to the database ``trace_db``, if it is given.
 
     A signal is raised again once requests in progress have ended.
     """
@@ -59,7 +58,7 @@ def serve(app_id: str, port: int, env_file: Path, trace: Path | None, as_json: b
 
     keys = _keys(env_file)
     host = TaskHost(app_id, None, read_origins(env_file, f"http://{_LOCALHOST}:{listener.getsockname()[1]}"))
-    traces = TraceDB(trace / TRACE_DB) if trace else None
+    traces = TraceDB(trace_db) if trace_db else None
     config = uvicorn.Config(
         create_app(host, keys, traces),
         log_level="warning",
@@ -153,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("app_id")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--env-file", type=Path, default=Path(".env"), help="where the key is read")
-    parser.add_argument("--trace", type=Path, help=f"folder for {TRACE_DB}, where finished rollouts are kept")
+    parser.add_argument("--trace-db", type=Path, help="SQLite file where finished rollouts are kept")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the URL")
     return parser
 

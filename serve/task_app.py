@@ -14,9 +14,9 @@ from serve import policy
 from serve.call_batcher import Answer
 from serve.task_host import TaskHost
 from serve.task_http import create_app
-from synth_ray.core.origins import read_origins
+from synth_ray.core.origins import TASK_APP_NAMES, read_origins
 from synth_ray.core.paths import import_also_from
-from synth_ray.core.secrets import KeyRing, environment_keys
+from synth_ray.core.secrets import KeyRing, KeysFile, environment_keys
 from synth_ray.core.types import EpisodeSpec, GenerateRequest, Rollout
 from synth_ray.runtime.remote import answered
 
@@ -34,6 +34,7 @@ class TaskAppReplica:
         gc.set_threshold(*GC_THRESHOLDS)
         import_also_from(Path(project))
         path = Path(env_file) if env_file else None
+        self._keys_file = KeysFile(path, TASK_APP_NAMES)  # First: what changes while the rest is read shows later.
         self._keys = KeyRing(environment_keys(path))
         self._host = TaskHost(app_id, self._generate, read_origins(path, own_origin))
         self._source = source_digest(app_id)
@@ -45,7 +46,8 @@ class TaskAppReplica:
 
     async def ready(self) -> dict[str, Any]:
         """Answers once the replica can play."""
-        return {"task": self._host.task.name, "source": self._source}
+        keys = {"env_file": str(self._keys_file.path or ""), "keys_changed": self._keys_file.changed()}
+        return {"task": self._host.task.name, "source": self._source, **keys}
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The HTTP side (Ray Serve calls this)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from synth_ray.cli.train_verbs import check_name_is_free
 @click.option("--trace-db", type=click.Path(path_type=Path), help="SQLite file for the traces.")
 @click.option("--model", help="Model id, built-in name, folder, hub id, or a teacher's name.")
 @click.option("--seeds", help='For example "0-9,20".')
+@click.option("--concurrency", type=click.IntRange(1), help="Episodes at a time.")
 @click.option("--resume", metavar="JOB", help="Go on with this evaluation; its finished rollouts are kept.")
 def evaluate_one(
     app_id: str | None,
@@ -31,6 +33,7 @@ def evaluate_one(
     trace_db: Path | None,
     model: str | None,
     seeds: str | None,
+    concurrency: int | None,
     resume: str | None,
 ) -> None:
     """Let a model or a teacher play seeds; keep every trace; print the scores.
@@ -51,6 +54,7 @@ def evaluate_one(
         eval_id, configs = resumed(home, resume, configs)
     given = {"app_id": app_id, "trace_db": trace_db and str(trace_db.resolve()), "model": model, "seeds": seeds}
     all_sets = [*sets, *(f'eval.{key}="{value}"' for key, value in given.items() if value)]
+    all_sets += [f"eval.concurrency={concurrency}"] if concurrency else []
     if not check_config(EvalConfig, configs, all_sets, dry_run):
         return
     with Stages().stage("eval", "rollouts through the task app") as on_event:
@@ -99,6 +103,7 @@ def filter_(configs: tuple[Path, ...], sets: tuple[str, ...], as_json: bool) -> 
 @click.argument("kind", required=False, type=click.Choice(["sft", "rl"]))
 @click.option("--type", "type_", type=click.Choice(["sft", "rl"]), help="What to train; the same as the argument.")
 @options.experiment_options
+@click.option("--dataset", metavar="FILE", help="What is learned (sft): a JSONL file, or the id of an upload.")
 @click.option("--run-name", default="", help="Name of the run and its folder.")
 @click.option("--resume", default="", metavar="RUN", help="Go on with this run (or job) after its last checkpoint.")
 @click.option("--poll/--no-poll", default=True, help="Wait for the result, or return at once.")
@@ -110,6 +115,7 @@ def train_one(
     env_file: Path,
     dry_run: bool,
     as_json: bool,
+    dataset: str | None,
     run_name: str,
     resume: str,
     poll: bool,
@@ -117,7 +123,7 @@ def train_one(
     """Fine-tune (sft) or train by reinforcement learning (rl).
 
     \b
-    synth-ray train --type sft -c configs/quickstart/sft_weak.toml
+    synth-ray train --type sft -c configs/quickstart/sft_weak.toml --dataset ft_data/train.jsonl
     synth-ray train --type rl -c configs/quickstart/rl_weak.toml --set model.source=fft:crafter-tiny:job_...
     synth-ray train --type rl --resume my-run
     """
@@ -131,10 +137,15 @@ def train_one(
     if wanted is None or (kind and type_ and kind != type_):
         raise click.UsageError("say what to train: --type sft or --type rl")
     home = find_home()
+    if dataset and wanted == "rl":
+        raise click.UsageError("--dataset is for --type sft; reinforcement learning plays its own data")
     if resume:
-        if configs or sets or run_name:
-            raise click.UsageError("--resume takes the saved configuration and name; leave out -c, --set, --run-name")
+        if configs or sets or run_name or dataset:
+            raise click.UsageError(
+                "--resume takes the saved configuration and name; leave out -c, --set, --run-name, --dataset"
+            )
         run_name, configs = train_verbs.saved_run(home, resume)
+    sets = (*sets, *_dataset_sets(dataset))
     if not check_config(RLConfig if wanted == "rl" else SFTConfig, configs, sets, dry_run):
         return
     if run_name:
@@ -149,6 +160,20 @@ def train_one(
         show = streamed(home, stages, f"train {wanted}", on_event)
         result = run(jobs, wanted, configs, sets, run_name, resume=bool(resume), watched=show)
     _trained(result, as_json)
+
+
+def _dataset_sets(dataset: str | None) -> tuple[str, ...]:
+    """``--dataset`` as overrides: both spellings of the key, since two that differ would be a contradiction."""
+    from synth_ray.core.errors import NotFoundError
+    from synth_ray.records.uploads import is_file_id
+
+    if not dataset:
+        return ()
+    if not is_file_id(dataset):
+        if not Path(dataset).is_file():
+            raise NotFoundError(f"no data set {dataset!r}", "make one with: synth-ray filter --config FILE")
+        dataset = str(Path(dataset).resolve())
+    return tuple(f"{key}={json.dumps(dataset)}" for key in ("job.data", "job.data_path"))
 
 
 def _submitted(job_id: str, run_name: str, as_json: bool) -> None:

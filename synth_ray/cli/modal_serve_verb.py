@@ -13,7 +13,7 @@ from synth_ray.cli.output import say
 
 @click.command("modal-serve")
 @click.argument("app_id", default="grpo-crafter")
-@click.option("--name", default="", help="Accepted; the URL is made from the app's own name.")
+@click.option("--name", default="", help="Accepted as a label; the URL is made from the task's own name.")
 @click.option("--modal-cli", default="", help="Accepted; Modal is not used.")
 @options.env_file_option
 @options.port_option
@@ -25,6 +25,6 @@ def modal_serve(context: click.Context, app_id: str, name: str, modal_cli: str, 
     synth-ray modal-serve grpo-crafter --env-file .env
     """
     say("modal-serve: nothing goes to Modal; this deploys on the local Ray cluster, like `synth-ray deploy`")
-    if name or modal_cli:
-        say(f"--name and --modal-cli have no effect here; the app is called {app_id}")
-    context.invoke(deploy, app_id=app_id, env_file=env_file, port=port)
+    if modal_cli:
+        say(f"--modal-cli {modal_cli} has no meaning here")
+    context.invoke(deploy, app_id=app_id, name=name, env_file=env_file, port=port)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,3 +30,13 @@ def experiment_options(function: F) -> F:
     for option in (json_option, dry_run_option, env_file_option, set_option, config_option):
         function = option(function)
     return function
+
+
+def was_given(parameter: str) -> bool:
+    """Whether a parameter of the running command, or of the one that has invoked it, was typed: no mere default."""
+    context: click.Context | None = click.get_current_context()
+    while context:
+        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            return True
+        context = context.parent
+    return False

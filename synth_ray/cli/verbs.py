@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from synth_ray.runtime.job_client import JobClient, Submitted
 
 OnEvent = Callable[[Mapping[str, Any]], None]
+_CHECKED = {"EvalConfig": "eval", "RLConfig": "rl"}
+"""Configurations with settings of a task, which only the task itself can check."""
 
 
 def ensure_cluster(home: Home, env_file: Path, port: int) -> tuple[LocalCluster, bool]:
@@ -35,12 +37,12 @@ def ensure_cluster(home: Home, env_file: Path, port: int) -> tuple[LocalCluster,
         return cluster.start(home, ensure_env_file(env_file)[RAY_TOKEN], port), True
 
 
-def serve_locally(app_id: str, env_file: Path, port: int, trace: Path | None, as_json: bool) -> NoReturn:
+def serve_locally(app_id: str, env_file: Path, port: int, trace_db: Path | None, as_json: bool) -> NoReturn:
     """Becomes the task app without Ray: its output, its signals and its exit code are then this command's."""
     from synth_ray.core.paths import app_root
 
     command = [sys.executable, "-m", "serve.local", app_id, "--port", str(port), "--env-file", str(env_file)]
-    command += ["--trace", str(trace)] if trace else []
+    command += ["--trace-db", str(trace_db)] if trace_db else []
     command += ["--json"] if as_json else []
     path = os.pathsep.join(filter(None, [str(app_root()), os.environ.get("PYTHONPATH", "")]))
     os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})  # noqa: S606
@@ -62,6 +64,9 @@ def check_config(model: type[Section], configs: Sequence[Path], sets: Sequence[s
     for warning in resolved.warnings:
         say(f"warning: {warning}")
     if dry_run:
+        if kind := _CHECKED.get(model.__name__):
+            given = [*(f"--config={path}" for path in configs), *(f"--set={item}" for item in sets)]
+            run_script("check", [kind, *given])
         data(json.dumps(resolved.as_dict(), indent=2))
     return not dry_run
 
@@ -115,10 +120,12 @@ def streamed(home: Home, stages: Stages, stage: str, on_event: OnEvent) -> Calla
 
 
 def _going_on(kind: str, name: str) -> str:
-    return {
-        "rl": f"the same command with --run-name {name} --resume",
-        "eval": f"synth-ray eval --resume {name}",
-    }.get(kind, "")
+    """The command that goes on with what was stopped; empty if there is nothing yet to go on with."""
+    from synth_ray.core.paths import find_home
+
+    if kind in ("rl", "sft"):
+        return f"synth-ray train --type {kind} --resume {name}" if find_home().run(name).exists() else ""
+    return f"synth-ray eval --resume {name}" if kind == "eval" else ""
 
 
 def run_filter(home: Home, configs: Sequence[Path], sets: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synth_ray.core.errors import ConfigError, PrerequisiteError
-from synth_ray.core.secrets import environment_keys, read_env_file
+from synth_ray.core.secrets import ENVIRONMENT_KEY, ENVIRONMENT_KEY_ALIASES, environment_keys, read_env_file
 from synth_ray.core.urls import Url, chat_url, parse_origin, parse_url
 
 ALLOWED_ORIGINS = "SYNTH_RAY_ALLOWED_INFERENCE_ORIGINS"
@@ -36,6 +36,13 @@ VENDORS: Mapping[str, Vendor] = {
     "openai": Vendor("https://api.openai.com/v1", "OPENAI_API_KEY"),
     "groq": Vendor("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
 }
+
+
+TASK_APP_NAMES = (
+    *(ENVIRONMENT_KEY, ENVIRONMENT_KEY_ALIASES, ALLOWED_ORIGINS, INFERENCE_KEYS),
+    *(vendor.key_name for vendor in VENDORS.values()),
+)
+"""What a task app reads from its env file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +97,14 @@ class InferenceOrigins:
         if origin not in self.allowed:
             raise ConfigError(
                 f"{origin} is no allowed inference origin; allowed are: {', '.join(self.allowed)}",
-                f"whoever runs the task app can add it to {ALLOWED_ORIGINS} in its env file and restart it",
+                f"whoever runs the task app can add it to {ALLOWED_ORIGINS} in its env file and `deploy` again",
             )
         vendor, key = self._vendors.get(origin, ""), self._keys.get(origin, "")
         key_name = self._key_names.get(origin, INFERENCE_KEYS)
         if vendor and not key:
             raise PrerequisiteError(
                 f"{key_name} is not set, and {origin} does not answer without it",
-                "put it into the task app's env file and restart the task app",
+                "put it into the task app's env file, and give the same `deploy` command again",
             )
         return Target(parsed, vendor, origin in self._private, key, key_name)
 

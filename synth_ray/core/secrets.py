@@ -89,6 +89,25 @@ def gateway_keys(env_file: Path | None, environ: Mapping[str, str] = os.environ)
     return [*([own] if own else []), *environment_keys(env_file, environ)]
 
 
+class KeysFile:
+    """Whether what an env file says of ``names`` is still what it said at first; holds a digest, no key."""
+
+    def __init__(self, path: Path | None, names: Sequence[str]) -> None:
+        self.path, self._names = path, tuple(names)
+        self._digest = self._now()
+
+    def changed(self) -> bool:
+        """Whether a value has changed; a file that can't be read any more has not."""
+        try:
+            return self._now() != self._digest
+        except (OSError, ValueError):
+            return False
+
+    def _now(self) -> bytes:
+        values = read_env_file(self.path) if self.path and self.path.exists() else {}
+        return hashlib.sha256(repr([values.get(name, "") for name in self._names]).encode()).digest()
+
+
 class KeyRing:
     """Holds only hashes of the allowed keys."""
 

@@ -186,6 +186,7 @@ class RLModel(Section):
     """A model id of the registry, such as `fft:crafter-tiny:job_...`."""
     trainer_mode: Literal["lora"] = "lora"
     label: str = "rl"
+    """For people: `status runs get` shows it."""
 
     @model_validator(mode="after")
     def _one(self) -> RLModel:

@@ -30,6 +30,8 @@ class RunSummary:
     error: str | None
     attempts: int
     path: str
+    label: str = ""
+    """What its config calls the model (`model.label`), for people."""
 
     @property
     def first(self) -> float | None:
@@ -89,6 +91,7 @@ def run_summary(path: Path) -> RunSummary:
         error=record.error,
         attempts=len(record.attempts),
         path=str(path),
+        label=str(config.get("model", {}).get("label", "")),
     )
 
 

@@ -1,24 +1,29 @@
 """The command line from outside: speed, imports, messages, exit codes."""
 
+import ast
 import contextlib
 import fcntl
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
 from synth_ray.cli import main as cli_main
-from synth_ray.cli import modal_serve_verb
+from synth_ray.cli import modal_serve_verb, verbs
 from synth_ray.core.secrets import read_env_file
 from tests.quickness import quickest
+from tests.unit.test_playbook import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ROOT / "configs" / "quickstart"
@@ -182,3 +187,77 @@ def test_down_and_status_without_anything(tmp_path: Path) -> None:
     assert "nothing was running" in cli("down", home=tmp_path).stderr
     assert cli("status", "jobs", home=tmp_path).returncode == 0
     assert json.loads(cli("status", "models", "--json", home=tmp_path).stdout)["data"] == []
+
+
+_NOT_IN_THE_FILE = {
+    "SYNTH_RAY_HOME": "read from the process environment, before any file is",
+    "SYNTH_RAY_CLUSTER": "the mark of a cluster's processes",
+}
+
+
+def test_the_example_env_file_names_every_key_that_is_read(checkout: Path) -> None:
+    name = re.compile(r"SYNTH_RAY_[A-Z_]+|[A-Z]+_API_KEY(_ALIASES)?|RAY_AUTH_TOKEN")
+    files = [file for top in ("synth_ray", "envs", "serve", "jobs") for file in (checkout / top).rglob("*.py")]
+    constants = {
+        str(node.value)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    read = {text for text in constants if name.fullmatch(text)} - set(_NOT_IN_THE_FILE)
+    assert len(read) >= 8
+    assert read == set(read_env_file(checkout / ".env.example"))
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft", "eval"])
+def test_what_is_stopped_goes_on_with_the_command_that_is_printed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Jobs:
+        def submit(self, *_: object, **__: object) -> SimpleNamespace:
+            return SimpleNamespace(job_id="job_1", kind=kind)
+
+        def wait(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+        def stop(self, job: object) -> None:
+            (tmp_path / "runs" / "mine").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        verbs.run(cast(Any, Jobs()), kind, [], run_name="mine")
+    hint = capsys.readouterr().err.partition("go on with: synth-ray ")[2].split()
+    context = parsed(hint)
+    assert context.params["resume"] == "mine"
+    assert context.params.get("type_", kind) == kind
+
+
+def test_a_training_that_had_not_begun_is_not_to_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path))
+    assert verbs._going_on("rl", "job_1") == ""
+
+
+def test_concurrency_and_dataset_are_options(tmp_path: Path) -> None:
+    result = cli("eval", "-c", str(QUICK / "eval.toml"), "--concurrency", "3", "--dry-run", home=tmp_path)
+    assert json.loads(result.stdout)["config"]["eval"]["concurrency"] == 3
+    (tmp_path / "mine.jsonl").write_text("")
+    for text in ('[job]\nmodel = "crafter-tiny"\n', '[job]\ndata_path = "other.jsonl"\n', '[job]\ndata = "a"\n'):
+        (tmp_path / "sft.toml").write_text(text)
+        result = cli("train", "--type", "sft", "-c", "sft.toml", "--dataset", "mine.jsonl", "--dry-run", home=tmp_path)
+        assert json.loads(result.stdout)["config"]["job"]["data"] == str(tmp_path / "mine.jsonl"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval", "-c", "{collect}", "--set", "eval.env_config.rendrer=x"], ["'rendrer'", "did you mean 'renderer'"]),
+        (["eval", "-c", "{collect}", "--set", "eval.policy_config.teacher.nop=1"], ["teacher", "'nop'"]),
+        (["eval", "-c", "{collect}", "--set", "eval.model=exprt"], ["unknown teacher 'exprt'", "'expert'"]),
+        (["train", "rl", "-c", "{rl}", "--set", "rollout.env_config.length=no"], ["env config", "length"]),
+    ],
+)
+def test_a_dry_run_asks_the_task_about_its_settings(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    names = {"collect": QUICK / "collect_weak.toml", "rl": QUICK / "rl_weak.toml"}
+    result = cli(*(one.format(**names) for one in arguments), "--dry-run", home=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert all(word in result.stderr for word in words), result.stderr

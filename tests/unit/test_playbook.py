@@ -71,7 +71,7 @@ def test_no_verb_of_the_walkthrough_is_missing() -> None:
 
 
 def test_a_wrong_option_would_be_noticed() -> None:
-    for wrong in (["deploy", "--runtime", "modal"], ["train", "--type", "rl", "--wait"], ["status", "runs", "diff"]):
+    for wrong in (["deploy", "--runtime", "docker"], ["train", "--type", "rl", "--wait"], ["status", "runs", "diff"]):
         with pytest.raises((click.UsageError, KeyError)):
             parsed(wrong)
 

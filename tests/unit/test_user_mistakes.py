@@ -51,6 +51,8 @@ MISTAKES = [
     Mistake("base and source", "train rl -c {rl} --set model.base=x", 2, ("exactly one of",)),
     Mistake("seeds backwards", "eval -c {eval} --seeds 9-0", 2, ("eval.seeds", "ascending")),
     Mistake("config of another verb", "train rl -c {eval}", 2, ("unknown key 'eval'",)),
+    Mistake("data for reinforcement learning", "train rl -c {rl} --dataset broken.toml", 2, ("--type sft",)),
+    Mistake("data set that is not there", "train sft -c {sft} --dataset no.jsonl", 4, ("no.jsonl", "filter")),
     Mistake("run name that is a path", "train rl -c {rl} --run-name ../up", 2, ("not a usable name", "lower-case")),
     Mistake("run name in use", "train rl -c {rl} --run-name taken", 5, ("in use", "--resume")),
     Mistake("run that is running", "train rl -c {rl} --run-name live", 5, ("running already", "synth-ray logs live")),

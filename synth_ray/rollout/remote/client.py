@@ -36,7 +36,7 @@ _KEPT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _HINTS = {
-    401: "check the key {key_name} in the task app's env file, and restart it",
+    401: "check the key {key_name} in the task app's env file, and give the same `deploy` command again",
     403: "check what the key {key_name} may do",
     404: "check the model's name and the URL's path",
 }
