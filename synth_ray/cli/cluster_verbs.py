@@ -46,7 +46,11 @@ def down() -> None:
 )
 @click.option("--model", default=None, help="What the engine loads first; empty for no engine.")
 @click.option(
-    "--trace", metavar="DIR", type=click.Path(path_type=Path), help="Keep rollouts in DIR/rollouts.db (uvicorn only)."
+    "--trace",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    callback=options.in_project,
+    help="Keep rollouts in DIR/rollouts.db (uvicorn only).",
 )
 @options.set_option
 @options.config_option
