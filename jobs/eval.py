@@ -28,6 +28,7 @@ from synth_ray.core.types import Endpoint, EpisodeSpec, Rollout, Weights
 from synth_ray.records.eval_resume import check_same, finished
 from synth_ray.records.scores import summary
 from synth_ray.records.traces import TraceDB
+from synth_ray.rollout.remote.request import offered_tools
 from synth_ray.rollout.step_rewards import find_step_rewards, reward_spec_from_block, without_step_rewards
 from synth_ray.runtime.adapters import store_actor
 from synth_ray.runtime.batching import sampling
@@ -139,7 +140,8 @@ def _play(
     with TraceDB(trace_db(job)) as traces:
         kept = finished(traces, eval_id(job), config.seeds) if job.resume else {}
         missing = [spec for spec in specs if spec.group not in kept]
-        written = _Written(traces, {"split": config.split, "job_id": job.job_id})
+        about = {"split": config.split, "job_id": job.job_id, **offered_tools(specs[0], get_task(config.app_id))}
+        written = _Written(traces, about)
 
         async def main() -> tuple[list[Rollout], Mapping[str, Any]]:
             panel = Panel(judges)

@@ -16,6 +16,7 @@ from synth_ray.core.types import Rollout, StopReason
 from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.contract import RolloutPlan, RolloutRequest, rollout_plan
 from synth_ray.rollout.contract_response import RolloutResponse, StepwiseReport, rollout_response
+from synth_ray.rollout.remote.request import offered_tools
 from synth_ray.rollout.stepwise import decision_rewards, decision_samples, rollout_stepwise, stepwise_details
 
 _DECLARED: dict[str, Any] = {
@@ -42,7 +43,7 @@ def rollout_router(host: TaskHost, traces: TraceDB | None = None) -> APIRouter:
         played = await host.play(plan.spec)
         _check_played(played)
         if traces and played.ok:  # Another one may be played again under its id, and an id is kept once.
-            await run_in_threadpool(traces.add, [played])
+            await run_in_threadpool(traces.add, [played], offered_tools(plan.spec, host.task))
         return AsciiJson(rollout_response(played, body, plan, _stepwise(played, plan)).model_dump())
 
     return router

@@ -56,7 +56,11 @@ def down() -> None:
 @click.option("--modal-mode", default="", help="Accepted; Modal is not used.")
 @click.option("--model", default=None, help="What the engine loads first; empty for no engine.")
 @click.option(
-    "--trace", metavar="DIR", type=click.Path(path_type=Path), help="Keep rollouts in DIR/rollouts.db (uvicorn only)."
+    "--trace",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    callback=options.in_project,
+    help="Keep rollouts in DIR/rollouts.db (uvicorn only).",
 )
 @click.option("--trace-db", metavar="FILE", type=click.Path(path_type=Path), help="Keep rollouts in FILE (same).")
 @options.set_option

@@ -11,14 +11,16 @@ import click
 from synth_ray.cli import eval_verbs, options, train_verbs
 from synth_ray.cli.groups import default_group
 from synth_ray.cli.judge_verbs import agreement_lines
-from synth_ray.cli.output import data, data_json, say, scores_table, table
+from synth_ray.cli.output import data, data_json, failure_notice, say, scores_table, table
 from synth_ray.cli.train_verbs import check_name_is_free
 
 
 @click.command("eval")
 @click.argument("app_id", required=False)
 @options.experiment_options
-@click.option("--trace-db", type=click.Path(path_type=Path), help="SQLite file for the traces.")
+@click.option(
+    "--trace-db", type=click.Path(path_type=Path), callback=options.in_project, help="SQLite file for the traces."
+)
 @click.option("--model", help="Model id, built-in name, folder, hub id, or a teacher's name.")
 @click.option("--seeds", help='For example "0-9,20".')
 @click.option("--concurrency", type=click.IntRange(1), help="Episodes at a time.")
@@ -52,7 +54,7 @@ def evaluate_one(
     home, eval_id = find_home(), ""
     if resume:
         eval_id, configs = resumed(home, resume, configs)
-    given = {"app_id": app_id, "trace_db": trace_db and str(trace_db.resolve()), "model": model, "seeds": seeds}
+    given = {"app_id": app_id, "trace_db": trace_db and str(trace_db), "model": model, "seeds": seeds}
     all_sets = [*sets, *(f'eval.{key}="{value}"' for key, value in given.items() if value)]
     all_sets += [f"eval.concurrency={concurrency}"] if concurrency else []
     if not check_config(EvalConfig, configs, all_sets, dry_run):
@@ -64,6 +66,8 @@ def evaluate_one(
         data_json("eval", result)
     else:
         data(scores_table([result]))
+        if notice := failure_notice(result):
+            say(notice)
         for name, report in result["judges"].items():
             say(f"judge {name}: mean {'-' if report['mean_score'] is None else format(report['mean_score'], '.3f')}")
             for line in agreement_lines(report):

@@ -22,7 +22,9 @@ def judge() -> None:
 @options.config_option
 @options.set_option
 @options.env_file_option
-@click.option("--trace-db", type=click.Path(path_type=Path), help="SQLite file with the rollouts.")
+@click.option(
+    "--trace-db", type=click.Path(path_type=Path), callback=options.in_project, help="SQLite file with the rollouts."
+)
 @click.option("--rubric", help="A shipped rubric such as crafter, or the path of a JSON or TOML file.")
 @click.option("--limit", type=click.IntRange(1), help="Most rollouts to judge.")
 @options.json_option
@@ -43,7 +45,7 @@ def calibrate(
     from synth_ray.core.paths import find_home
     from synth_ray.runtime.calibrate import calibrate as measured
 
-    given = {"calibrate.trace_db": trace_db and str(trace_db.resolve()), "judge.rubric_id": rubric}
+    given = {"calibrate.trace_db": trace_db and str(trace_db), "judge.rubric_id": rubric}
     all_sets = [*sets, *(f"{key}={json.dumps(value)}" for key, value in given.items() if value)]
     all_sets += [f"calibrate.limit={limit}"] if limit else []
     report = measured(configs, all_sets, find_home(), env_file)

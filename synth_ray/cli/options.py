@@ -25,6 +25,13 @@ port_option = click.option(
 dry_run_option = click.option("--dry-run", is_flag=True, help="Check and print the config; start nothing.")
 
 
+def in_project(_context: click.Context, _option: click.Parameter, given: Path | None) -> Path | None:
+    """For a path that a config file may hold as well: relative ones are in the project, wherever they are given."""
+    from synth_ray.core.paths import find_home
+
+    return None if given is None else find_home().project / given
+
+
 def experiment_options(function: F) -> F:
     """-c, --set, --env-file, --dry-run, --json."""
     for option in (json_option, dry_run_option, env_file_option, set_option, config_option):

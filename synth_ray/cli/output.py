@@ -11,7 +11,7 @@ from typing import Any
 from synth_ray.core.errors import SynthRayError
 from synth_ray.core.text import clean
 
-__all__ = ["clean", "data", "data_json", "report_error", "say", "scores_table", "table"]
+__all__ = ["clean", "data", "data_json", "failure_notice", "report_error", "say", "scores_table", "table"]
 
 
 def say(text: str) -> None:
@@ -54,6 +54,15 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(headers), line(["-" * width for width in widths]), *(line(row) for row in cells)])
+
+
+def failure_notice(result: Mapping[str, Any]) -> str:
+    """How many rollouts of an evaluation failed, why, and how to play them again; empty if none did."""
+    failed = result["errors"]
+    if not failed:
+        return ""
+    again = f"again: synth-ray eval --resume {result['job_id']}"
+    return f"{failed} of {failed + result['n']} rollouts failed; first: {result['first_error']}; {again}"
 
 
 def scores_table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -21,7 +21,10 @@ _CELL_CHARS = 60
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 trace_db_option = click.option(
-    "--trace-db", type=click.Path(path_type=Path), help="SQLite file; without it the newest one under traces/."
+    "--trace-db",
+    type=click.Path(path_type=Path),
+    callback=options.in_project,
+    help="SQLite file; without it the newest one under traces/.",
 )
 run_option = click.option("--run", default="", help="Take the rollout from this RL run instead.")
 _FORMATS = click.Choice(["parquet", "jsonl", "otlp-json"])
@@ -117,7 +120,13 @@ def show(rollout: str, trace_db: Path | None, run: str, as_json: bool) -> None:
 @trace_db_option
 @options.json_option
 def query(sql: str, limit: int, timeout_s: float, trace_db: Path | None, as_json: bool) -> None:
-    """The answer to one SELECT; the tables are sessions and turns. Nothing can be changed by it."""
+    """The answer to one SELECT; the tables are sessions and turns. Nothing can be changed by it.
+
+    Columns, units and more queries: docs/traces.md.
+
+    \b
+    synth-ray traces query "SELECT model, count(*) AS n, avg(outcome) AS mean FROM sessions GROUP BY model"
+    """
     from synth_ray.records.trace_query import ask
 
     answer = ask(_database(trace_db), sql, limit, timeout_s)

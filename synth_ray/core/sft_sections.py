@@ -36,6 +36,10 @@ class SFTData(Section):
 
     loss_on: Literal["all", "last"] = "all"
     """Assistant messages that are learned: all of a chat, or the last one only."""
+    learn_reasoning: bool = False
+    """Also learns the `reasoning_content` of assistant messages, before their answers; otherwise it is left out."""
+    show_tools: bool = True
+    """Shows the `tools` of a line to the model, as its template does. The engine's own rollouts show none."""
     validation_path: str = ""
     """JSONL file on which the loss is measured; found like `job.data`."""
     eval_fraction: float = Field(0.0, ge=0, lt=1)

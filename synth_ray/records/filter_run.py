@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synth_ray.core.config import Section, load_config
-from synth_ray.core.hashing import sha256_file
+from synth_ray.core.hashing import canonical_json, sha256_file
 from synth_ray.records.filters import FilterConfig, FilterReport, FilterResult, filter_rollouts
 from synth_ray.records.sft_data import meta_path, write_sft
 from synth_ray.records.traces import SessionQuery, TraceDB
@@ -43,15 +43,22 @@ def apply_filter(config: FilterConfig) -> FilterResult:
     """
     with TraceDB(config.db, read_only=True) as database:
         by_seed = SessionQuery(order="seed")  # the order in which episodes finished differs from run to run
-        metadata = {one.rollout_id: _asked_for(one.metadata) for one in database.sessions(by_seed)}
+        tools: dict[str, Any] = {}
+        metadata = {one.rollout_id: _asked_for(one.metadata, tools) for one in database.sessions(by_seed)}
         result = filter_rollouts(database.rollouts(by_seed), config, metadata)
     write_sft(config.output, result.examples, _meta(config, result.report))
     return result
 
 
-def _asked_for(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rules look at; the rest, such as whole reviews, need not be kept in memory."""
-    return {name: metadata[name] for name in ("split", "judge_scores") if name in metadata}
+def _asked_for(metadata: Mapping[str, Any], tools: dict[str, Any]) -> dict[str, Any]:
+    """What rules and lines look at; the rest, such as whole reviews, need not be kept in memory.
+
+    ``tools`` holds each list of tools once, because most episodes share theirs.
+    """
+    found = {name: metadata[name] for name in ("split", "judge_scores") if name in metadata}
+    if offered := metadata.get("tools"):
+        found["tools"] = tools.setdefault(canonical_json(offered), offered)
+    return found
 
 
 def _meta(config: FilterConfig, report: FilterReport) -> dict[str, Any]:

@@ -24,8 +24,13 @@ from synth_ray.records.chat_formats import FORMATS
 
 Metadata = Mapping[str, Mapping[str, Any]]
 """What each episode was stored with, by rollout id."""
+_Episode = tuple[str, str, str, int, int, int, int]
 Moment = Annotated[datetime, AfterValidator(lambda time: time if time.tzinfo else time.replace(tzinfo=UTC))]
 """A point in time: ISO 8601 or seconds since 1970; UTC unless it says otherwise."""
+
+
+# What chat templates and other trainers call it.
+_EXPORTED = {"reasoning": "reasoning_content"}
 
 
 class FilterConfig(Section):
@@ -35,6 +40,8 @@ class FilterConfig(Section):
     """Trace database to read."""
     output: Path
     """JSONL file to write; ``<output>.meta.json`` goes beside it."""
+    keep_unfinished: bool = False
+    """Keeps episodes that an error or a deadline ended, unless they were played again."""
     min_official_score: float | None = Field(default=None, allow_inf_nan=False)
     """Lowest outcome reward to keep."""
     max_official_score: float | None = Field(default=None, allow_inf_nan=False)
@@ -117,6 +124,7 @@ def filter_rollouts(
     """
     kept: list[Rollout] = []
     dropped: Counter[str] = Counter()
+    finished: set[_Episode] = set()
     scores: list[float] = []
     for rollout in rollouts:
         scores.append(rollout.outcome)
@@ -125,18 +133,37 @@ def filter_rollouts(
             dropped[rule] += 1
         else:
             kept.append(rollout)
+        finished.update([_episode(rollout)] if rollout.ok else [])
+    read, kept = len(kept), _last_attempts(kept, finished)
+    dropped["played_again"] = read - len(kept)
     if config.shuffle:
         random.Random(config.shuffle_seed or 0).shuffle(kept)  # noqa: S311 (not for secrets)
     skipped, rest = kept[: config.offset], kept[config.offset :]
     chosen = rest[: config.limit]
     dropped.update({"offset": len(skipped), "limit": len(rest) - len(chosen)})
     dropped = +dropped
-    lines, dropped_turns = _lines(chosen, config)
+    lines, dropped_turns = _lines(chosen, config, metadata or {})
     best = max(scores, default=None)
     report = FilterReport(len(scores), len(chosen), len(lines), dict(dropped), dict(dropped_turns), best)
     if not lines:
         raise _nothing_left(config, report)
     return FilterResult(tuple(lines), report)
+
+
+def _episode(rollout: Rollout) -> _Episode:
+    """What all attempts at one episode have in common."""
+    return rollout.run_id, rollout.task, rollout.model, rollout.seed, rollout.step, rollout.group, rollout.index
+
+
+def _last_attempts(rollouts: Sequence[Rollout], finished: set[_Episode]) -> list[Rollout]:
+    """``rollouts`` without unfinished attempts at episodes that ``finished`` names, or that a later one stands for."""
+    in_order = sorted((one for one in rollouts if not one.ok), key=lambda one: one.started_at)
+    last = {_episode(one): one.rollout_id for one in in_order if _episode(one) not in finished}
+    return [one for one in rollouts if one.ok or last.get(_episode(one)) == one.rollout_id]
+
+
+def _unfinished(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
+    return not (rollout.ok or config.keep_unfinished)
 
 
 def _below(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> bool:
@@ -188,6 +215,7 @@ def _too_late(rollout: Rollout, config: FilterConfig, _: Mapping[str, Any]) -> b
 
 
 RULES: Mapping[str, Callable[[Rollout, FilterConfig, Mapping[str, Any]], bool]] = {
+    "unfinished": _unfinished,
     "splits": _other_split,
     "models": _other_model,
     "task_ids": _other_task,
@@ -220,7 +248,9 @@ def _started(rollout: Rollout) -> datetime | None:
     return started if started.tzinfo else started.replace(tzinfo=UTC)
 
 
-def _lines(rollouts: Sequence[Rollout], config: FilterConfig) -> tuple[list[dict[str, Any]], Counter[str]]:
+def _lines(
+    rollouts: Sequence[Rollout], config: FilterConfig, about: Metadata
+) -> tuple[list[dict[str, Any]], Counter[str]]:
     lines: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     seen: set[str] = set()
@@ -230,7 +260,7 @@ def _lines(rollouts: Sequence[Rollout], config: FilterConfig) -> tuple[list[dict
                 dropped["drop_turn_kinds"] += 1
                 continue
             try:
-                line = _line(rollout, turn, config.format)
+                line = _line(rollout, turn, config.format, about.get(rollout.rollout_id, {}).get("tools"))
             except ValueError:
                 dropped["format"] += 1
                 continue
@@ -248,9 +278,9 @@ def _kinds(turn: Turn) -> set[str]:
     return ({str(kind)} if kind else set()) | ({"invalid"} if turn.facts.problem is not None else set())
 
 
-def _line(rollout: Rollout, turn: Turn, format_name: str) -> dict[str, Any]:
-    """One turn as a line. Raises ValueError if its tool calls do not fit the format."""
-    extra = {key: value for key, value in turn.reply.extra.items() if key != "kind"}
+def _line(rollout: Rollout, turn: Turn, format_name: str, tools: Any) -> dict[str, Any]:
+    """One turn as a line, with ``tools`` if it called one. Raises ValueError if its calls do not fit the format."""
+    extra = {_EXPORTED.get(key, key): value for key, value in turn.reply.extra.items() if key != "kind"}
     reply = {**extra, "role": "assistant", "content": turn.reply.text}
     metadata = {
         "rollout_id": rollout.rollout_id,
@@ -263,7 +293,8 @@ def _line(rollout: Rollout, turn: Turn, format_name: str) -> dict[str, Any]:
     if "kind" in turn.reply.extra:
         metadata["kind"] = turn.reply.extra["kind"]  # a label for people and filters, not part of any chat format
     messages = FORMATS[format_name]([*(message.as_dict() for message in turn.messages), reply])
-    return {"messages": messages, "metadata": metadata}
+    offered = {"tools": tools} if tools and turn.reply.extra.get("tool_calls") else {}
+    return {"messages": messages, **offered, "metadata": metadata}
 
 
 def _nothing_left(config: FilterConfig, report: FilterReport) -> NotFoundError:

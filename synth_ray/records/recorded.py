@@ -44,7 +44,7 @@ def find_recorded(home: Home, name: str, trace_db: Path | None = None, run: str 
         raise ConfigError("give either a trace database or a run, not both")
     if run:
         return _of_run(home, run, name)
-    path = trace_db or newest_trace_db(home.traces)
+    path = home.project / trace_db if trace_db else newest_trace_db(home.traces)
     with TraceDB(path, read_only=True, check=False) as traces:
         return Recorded(traces.load(choose(name, traces.outcomes(), str(path))), path)
 

@@ -1,7 +1,7 @@
 """Fine-tuning data: one chat per line as JSON, with a sidecar that says where it came from.
 
 A line is ``{"messages": [...], "tools": [...], "metadata": {...}}``; ``tools`` may be absent. What `filter` writes has
-one assistant message per line, at its end.
+one assistant message per line, at its end, with ``reasoning_content`` if the trace knows thoughts.
 """
 
 from __future__ import annotations

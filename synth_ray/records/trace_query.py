@@ -13,7 +13,7 @@ from synth_ray.core.errors import ConfigError, DeadlineError
 from synth_ray.records.traces import TraceDB
 
 _STEPS_PER_CHECK = 10_000
-_TABLES = "the tables are sessions and turns; their columns are listed at the top of synth_ray/records/traces.py"
+_TABLES = "the tables are sessions and turns; their columns are in docs/traces.md"
 _ALLOWED = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 )  # fmt: skip

@@ -4,15 +4,7 @@ Schema version 1 (``PRAGMA user_version``); until a release has written it, it m
 ``database.py``: always ``journal_mode=TRUNCATE``, because SQLite's write-ahead log can lose committed rows in 3.7.0 to
 3.51.2 when several connections are open, and several of our processes write.
 
-* ``sessions``: one row per rollout. ``rollout_id`` (key), ``run_id``, ``task``, ``seed``, ``model``, ``provenance``
-  (engine|remote|expert), ``outcome`` (outcome reward), ``achievements`` (JSON list), ``stop_reason``, ``started_at``
-  (ISO 8601), ``duration_ms``, ``n_turns``, ``invalid_turns``, ``step``, ``group_id``, ``index_in_group`` (-1, -1, 0
-  outside training), ``error`` (text or NULL), ``env_config`` (JSON object; with ``seed`` and the actions of the turns
-  all that a replay needs), ``metadata`` (JSON object, given by whoever added the rollout).
-* ``turns``: one row per decision, key (``rollout_id``, ``turn``). ``messages`` (JSON list of {role, content, extra},
-  and images if there are any), ``reply_text``, ``reply_extra`` (JSON), ``facts`` (JSON), ``reward`` (JSON object of
-  named parts), ``prompt_ids`` and ``token_ids`` (BLOB, little-endian int32), ``logprobs`` (BLOB, little-endian
-  float64), ``weights_name``, ``weights_digest``, ``finish_reason``, ``usage`` (JSON), ``sample_ms``, ``env_ms``.
+Tables, columns and units are in docs/traces.md, which a test compares with ``LAYOUT``.
 
 Invariants: a rollout is in the file completely or not at all; its id is there at most once; rows never change.
 """

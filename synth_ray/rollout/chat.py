@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.types import Message
+
+_REASONING = "reasoning_content"
+_THINK, _END_THINK = "<think>", "</think>"
 
 
 class Chat:
@@ -43,14 +47,16 @@ class Chat:
         return (*self._tokenizer.encode(text, add_special_tokens=False), self.end_id)
 
     def demonstrations(
-        self, messages: Sequence[Message], tools: Sequence[Any] = (), only_last: bool = False
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), only_last: bool = False, thoughts: bool = False
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """``(ids, mask)`` rows that show every assistant message once; the mask is 1 on these messages' tokens.
 
         Each reply follows the very ids that would have asked the model for it. Where the template shows a message
-        otherwise once it is history (some drop the thinking), the chat becomes several rows. Raises ValueError if the
+        otherwise once it is history (some drop the thinking), the chat becomes several rows. The messages'
+        ``reasoning_content`` is learned with ``thoughts`` and left out everywhere without. Raises ValueError if the
         template leaves out tool calls.
         """
+        messages = messages if thoughts else [_without_thoughts(message) for message in messages]
         replies = [index for index, message in enumerate(messages) if message.role == "assistant"]
         rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         for index in replies[-1:] if only_last else replies:
@@ -61,16 +67,23 @@ class Chat:
         return rows
 
     def _reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[int, ...]:
-        """The ids of the last message; with tool calls the template's own text up to the token that ends it."""
+        """The ids of the last message; with tool calls or thoughts the template's own text up to the token at its end.
+
+        Thoughts that the template does not show go before the answer, in the tags that most models know.
+        """
         message = messages[-1]
-        if not message.extra.get("tool_calls"):
+        thoughts, calls = _thoughts(message), message.extra.get("tool_calls")
+        if not thoughts and not calls:
             return self.reply_ids(message.content)
         asked, answered = self._rendered(messages[:-1], tools, True), self._rendered(messages, tools, False)
         end = self._tokenizer.convert_ids_to_tokens(self.end_id)
-        said, _, _ = answered.removeprefix(asked).partition(end)
-        names = [str(call["function"]["name"]) for call in message.extra["tool_calls"]]
-        if not answered.startswith(asked) or not all(name in said for name in names):
+        said = answered.removeprefix(asked).partition(end)[0] if answered.startswith(asked) else ""
+        names = [str(call["function"]["name"]) for call in calls or ()]
+        if calls and not (said and all(name in said for name in names)):
             raise ValueError("the model's chat template does not show tool calls")
+        if thoughts and thoughts not in said:
+            opening = "" if asked.rstrip().endswith(_THINK) else f"{_THINK}\n"
+            said = f"{opening}{thoughts}\n{_END_THINK}\n\n{said if calls else message.content}"
         return self.reply_ids(said)
 
     def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], ask: bool) -> str:
@@ -101,6 +114,16 @@ class Chat:
     def token(self, token_id: int) -> str:
         """One token by itself, special or not."""
         return str(self._tokenizer.decode([token_id]))
+
+
+def _thoughts(message: Message) -> str:
+    given = message.extra.get(_REASONING)
+    return given.strip() if isinstance(given, str) else ""
+
+
+def _without_thoughts(message: Message) -> Message:
+    extra = {key: value for key, value in message.extra.items() if key != _REASONING}
+    return replace(message, extra=extra) if len(extra) < len(message.extra) else message
 
 
 @lru_cache(maxsize=8)

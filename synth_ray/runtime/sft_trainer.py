@@ -15,7 +15,7 @@ from typing import Any
 
 from synth_ray.core.errors import SynthRayError
 from synth_ray.core.hashing import derived_seed
-from synth_ray.core.sft_sections import SFTConfig
+from synth_ray.core.sft_sections import SFTConfig, SFTData
 from synth_ray.records.disk import write_atomic
 from synth_ray.records.metrics import MetricsLog
 from synth_ray.records.publish import latest_valid, publishing, remove_leftovers
@@ -24,6 +24,8 @@ from synth_ray.records.sft_data import bad_line, read_sft
 from synth_ray.runtime.checkpoints import checkpoint_dir, remove_old
 from synth_ray.runtime.devices import TrainingSpec
 from synth_ray.runtime.trainer import lora_spec
+
+_DEFAULT = SFTData()
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def run_worker(task: SftTask, device: Any, rank: int, size: int) -> Mapping[str,
     config = task.config
     sharded = size > 1 and config.compute.parallelism == "fsdp"
     spec = TrainingSpec(device.type, frozen=not task.full, four_bit=config.algorithm.variety == "qlora")
-    examples = read_examples(Path(config.job.data), task.model_dir, config.data.loss_on == "last")
+    examples = read_examples(Path(config.job.data), task.model_dir, config.data)
     if config.data.validation_path:
-        held_out = read_examples(Path(config.data.validation_path), task.model_dir, config.data.loss_on == "last")
+        held_out = read_examples(Path(config.data.validation_path), task.model_dir, config.data)
     else:
         examples, held_out = hold_out(examples, config.data.eval_fraction, config.hyperparameters.seed)
     model = load_model(task, spec, device, sharded)
@@ -90,7 +92,7 @@ def run_worker(task: SftTask, device: Any, rank: int, size: int) -> Mapping[str,
     return {**metrics, "examples": len(examples), "skipped": result.skipped, **evaluated}
 
 
-def read_examples(data: Path, model_dir: str, only_last: bool = False) -> list[Any]:
+def read_examples(data: Path, model_dir: str, given: SFTData = _DEFAULT) -> list[Any]:
     """Chat lines as token ids with the loss on assistant messages. Raises CorruptError that names a bad line."""
     from synth_ray.learn.model_source import local_model
     from synth_ray.learn.sft_plan import Example
@@ -100,7 +102,8 @@ def read_examples(data: Path, model_dir: str, only_last: bool = False) -> list[A
     examples = []
     for line in read_sft(data):
         try:
-            rows = chat.demonstrations(line.messages, line.tools, only_last)
+            tools = line.tools if given.show_tools else ()
+            rows = chat.demonstrations(line.messages, tools, given.loss_on == "last", given.learn_reasoning)
         except ValueError as error:
             raise bad_line(data, line.line, str(error)) from error
         examples += [Example(ids, mask) for ids, mask in rows]

@@ -1,12 +1,36 @@
 """What an eval config asks the task app to play."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from jobs.eval import _specs
+import pytest
+from click.testing import CliRunner
+
+import jobs.eval
+from envs.crafter.task import CrafterTask
+from jobs.eval import _result, _specs
+from synth_ray.cli import verbs
+from synth_ray.cli.main import cli
 from synth_ray.core.config import validate
+from synth_ray.core.errors import JobFailed
 from synth_ray.core.sections import EvalConfig
-from synth_ray.core.types import RewardSpec
+from synth_ray.core.types import (
+    Message,
+    Provenance,
+    Reply,
+    RewardParts,
+    RewardSpec,
+    Rollout,
+    StepFacts,
+    StopReason,
+    Turn,
+)
+from synth_ray.records.traces import TraceDB
+from synth_ray.rollout.remote.request import offered_tools
 
 
 def specs(env_config: dict[str, Any]) -> Any:
@@ -24,3 +48,85 @@ def test_step_rewards_reach_the_ledger_and_not_the_world() -> None:
     assert spec.rewards == RewardSpec("per_achievement", 0.5)
     assert spec.env_config == {"renderer": "compact"}
     assert specs({}).rewards == RewardSpec("outcome")
+
+
+def test_what_a_remote_model_is_offered_goes_into_the_trace() -> None:
+    def offered(**settings: Any) -> Mapping[str, Any]:
+        section = {"model": "m", "provider": "groq", "seeds": "3", **settings}
+        job: Any = SimpleNamespace(
+            config=validate(EvalConfig, {"eval": section}), job_id="job_1", name="job_1", resume=False
+        )
+        (spec,) = _specs(job, None)
+        return offered_tools(spec, CrafterTask())
+
+    env_config = {"max_actions_per_turn": 3}
+    assert offered(env_config=env_config) == {"tools": CrafterTask().tools(env_config)}
+    assert offered(policy_config={"body": {"use_tools": False}}) == {}
+    assert offered(model="expert", provider="expert") == {}
+
+
+TURN = Turn(0, (Message("user", "see"),), Reply("go"), StepFacts(("do",)), RewardParts(), 1.0, 1.0)
+
+
+def played(seed: int, error: str | None) -> Rollout:
+    stop = StopReason.ERROR if error else StopReason.DONE
+    return Rollout(
+        f"r{seed}", "job_1", "grpo-crafter", seed, "expert", Provenance.EXPERT, (), 1.0, ("collect_wood",), stop, "",
+        1.0, error=error,
+    )  # fmt: skip
+
+
+def job_of(tmp_path: Path) -> Any:
+    config = validate(EvalConfig, {"eval": {"model": "expert", "provider": "expert", "seeds": "0-9"}})
+    home = SimpleNamespace(project=tmp_path, serve_lock=tmp_path / "lock")
+    return SimpleNamespace(
+        config=config, job_id="job_1", name="job_1", resume=False, home=home, env_file="", http_port=1, report=print
+    )
+
+
+def test_failed_rollouts_are_told_after_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path))
+
+    def told(*errors: str | None) -> tuple[str, str]:
+        found = _result(job_of(tmp_path), [played(seed, error) for seed, error in enumerate(errors)])
+        monkeypatch.setattr(verbs, "client", lambda *_: None)
+        monkeypatch.setattr(verbs, "run", lambda *_, **__: {"job_id": "job_2", **found})
+        arguments = ["eval", "--model", "expert", "--seeds", "0-9", "--set", "eval.provider=expert"]
+        done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout, done.stderr
+
+    table, notices = told(*["turn 0: no key\x1b[1m"] * 8, None, None)
+    assert table.splitlines()[-1].split()[4] == "2"
+    assert "8 of 10 rollouts failed; first: turn 0: no key" in notices
+    assert "again: synth-ray eval --resume job_2\n" in notices
+    assert "\x1b" not in notices
+    assert "rollouts failed" not in told(None, None)[1]
+
+
+@pytest.mark.parametrize("home", ["", "home"])
+def test_an_evaluation_writes_where_a_filter_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYNTH_RAY_HOME", raising=False)
+    if home:
+        monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path / home))
+    arguments = ["--model", "expert", "--seeds", "0", "--trace-db", "traces/mine.db", "--dry-run"]
+    done = CliRunner().invoke(cli, ["eval", *arguments], catch_exceptions=False)
+    trace_db = Path(json.loads(done.stdout)["config"]["eval"]["trace_db"])
+    assert trace_db == tmp_path / home / "traces" / "mine.db"
+    with TraceDB(trace_db) as traces:
+        traces.add([replace(played(0, None), turns=(TURN,))])
+    given = ["--set", "filter.db=traces/mine.db", "--set", "filter.output=o.jsonl"]
+    assert CliRunner().invoke(cli, ["filter", *given]).exit_code == 0
+    assert (tmp_path / home / "o.jsonl").exists()
+    listed = CliRunner().invoke(cli, ["traces", "list", "--trace-db", "traces/mine.db"])
+    assert f"1 rollouts of {trace_db}" in listed.stderr
+
+
+def test_an_evaluation_without_any_finished_rollout_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.eval, "app", SimpleNamespace(
+        start_serve=print, task=lambda *_: SimpleNamespace(name="x"), ensure=print, wait_ready=print, handle=print
+    ))  # fmt: skip
+    monkeypatch.setattr(jobs.eval, "_play", lambda *_: ([played(0, "no key"), played(1, "late")], {}))
+    with pytest.raises(JobFailed, match="all 2 rollouts failed; the first: no key"):
+        jobs.eval.work(job_of(tmp_path))

@@ -16,7 +16,7 @@ from synth_ray.core.hashing import canonical_json, sha256_file
 from synth_ray.core.types import Message, Provenance, Reply, RewardParts, Rollout, StepFacts, StopReason, Turn
 from synth_ray.records.chat_formats import to_openai, to_trl
 from synth_ray.records.filter_run import apply_filter, run_filter
-from synth_ray.records.filters import FilterConfig, filter_rollouts
+from synth_ray.records.filters import FilterConfig, FilterResult, filter_rollouts
 from synth_ray.records.sft_data import SftChat, meta_path, read_sft, write_sft
 from synth_ray.records.traces import TraceDB
 
@@ -49,7 +49,7 @@ def test_one_line_per_turn() -> None:
             "messages": [
                 {"role": "system", "content": "play"},
                 {"role": "user", "content": "turn 0"},
-                {"role": "assistant", "content": "go", "tool_calls": [CALL], "reasoning": "because"},
+                {"role": "assistant", "content": "go", "tool_calls": [CALL], "reasoning_content": "because"},
             ],
             "metadata": {
                 "rollout_id": "r1",
@@ -83,6 +83,76 @@ def test_every_rule_drops_what_breaks_it(rule: str, changes: dict[str, Any], bad
         filter_rollouts([rollout("bad", **bad)], config(**changes))
     assert rule in caught.value.hint
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("ended", [StopReason.ERROR, StopReason.DEADLINE, StopReason.CANCELLED])
+def test_unfinished_episodes_are_dropped_unless_they_shall_stay(ended: StopReason) -> None:
+    failed = rollout("failed", stop_reason=ended, error="no answer", group=1)
+    result = filter_rollouts([rollout("good"), failed], config())
+    assert ids_of(result) == ["good"]
+    assert result.report.dropped == {"unfinished": 1}
+    kept = filter_rollouts([rollout("good"), failed], config(keep_unfinished=True))
+    assert ids_of(kept) == ["good", "failed"]
+    assert kept.report.dropped == {}
+    with pytest.raises(NotFoundError) as caught:
+        filter_rollouts([failed], config())
+    assert "unfinished" in caught.value.hint
+
+
+def test_of_several_attempts_the_one_that_ended_regularly_counts() -> None:
+    def attempt(name: str, group: int, stop: StopReason, at: str = "2026-01-01") -> Rollout:
+        return rollout(name, group=group, stop_reason=stop, started_at=at)
+
+    episodes = [
+        attempt("a1", 0, StopReason.ERROR),
+        attempt("a2", 0, StopReason.DONE),
+        attempt("b2", 1, StopReason.DEADLINE, "2026-01-02"),
+        attempt("b1", 1, StopReason.ERROR),
+        attempt("c1", 2, StopReason.ERROR),
+        replace(attempt("d1", 2, StopReason.ERROR), run_id="another"),
+    ]
+    assert filter_rollouts(episodes, config()).report.dropped == {"unfinished": 5}
+    result = filter_rollouts(episodes, config(keep_unfinished=True))
+    assert ids_of(result) == ["a2", "b2", "c1", "d1"]
+    assert result.report.dropped == {"played_again": 2}
+    low = [episodes[0], replace(episodes[1], outcome=0.0), episodes[4]]
+    result = filter_rollouts(low, config(keep_unfinished=True, min_official_score=1.0))
+    assert (ids_of(result), result.report.dropped) == (["c1"], {"min_official_score": 1, "played_again": 1})
+
+
+def ids_of(result: FilterResult) -> list[str]:
+    return list(dict.fromkeys(line["metadata"]["rollout_id"] for line in result.examples))
+
+
+TOOLS = [{"type": "function", "function": {"name": "act", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.mark.parametrize("format_name", ["openai", "trl"])
+def test_tools_are_beside_the_replies_that_call_them(tmp_path: Path, format_name: str) -> None:
+    text = Turn(1, turn(1).messages, Reply("go"), StepFacts(("up",)), RewardParts(), 1.0, 1.0)
+    with TraceDB(tmp_path / "t.db") as traces:
+        traces.add([rollout("a", turns=(turn(0), text))], {"split": "train", "tools": TOOLS})
+        traces.add([rollout("b")])
+    wanted = config(db=tmp_path / "t.db", output=tmp_path / "o.jsonl", format=format_name)
+    apply_filter(wanted)
+    lines = [json.loads(line) for line in wanted.output.read_text().splitlines()]
+    assert [line.get("tools") for line in lines] == [TOOLS, None, None, None]
+    assert [list(chat.tools) for chat in read_sft(wanted.output)] == [TOOLS, [], [], []]
+
+
+def test_a_file_of_plain_replies_has_the_bytes_it_always_had(tmp_path: Path) -> None:
+    plain = Turn(
+        0, (Message("user", "see"),), Reply('{"actions": ["up"]}', {"kind": "expert"}), StepFacts(("up",)),
+        RewardParts(), 1.0, 1.0,
+    )  # fmt: skip
+    with TraceDB(tmp_path / "t.db") as traces:
+        traces.add([rollout("a", turns=(plain,))], {"split": "train", "tools": TOOLS})
+    apply_filter(config(db=tmp_path / "t.db", output=tmp_path / "o.jsonl"))
+    assert (tmp_path / "o.jsonl").read_text() == (
+        '{"messages":[{"content":"see","role":"user"},{"content":"{\\"actions\\": [\\"up\\"]}","role":"assistant"}],'
+        '"metadata":{"achievements":["wood","sapling"],"kind":"expert","model":"teacher","reward":3.0,"rollout_id":"a",'
+        '"seed":1,"turn":0}}\n'
+    )
 
 
 def test_splits_come_from_the_metadata() -> None:

@@ -17,7 +17,7 @@ from synth_ray.core.config import validate
 from synth_ray.core.errors import ConfigError, CorruptError, NotFoundError, PrerequisiteError
 from synth_ray.core.hashing import sha256_bytes, sha256_file
 from synth_ray.core.paths import Home
-from synth_ray.core.sft_sections import SFTConfig
+from synth_ray.core.sft_sections import SFTConfig, SFTData
 from synth_ray.core.types import Message
 from synth_ray.learn.model_files import base_digest
 from synth_ray.learn.reference import reference_logprobs
@@ -138,7 +138,8 @@ def test_every_assistant_message_is_learned_once(base: Resolved, data: Path) -> 
     [(again, last)] = chat.demonstrations([*messages, Message("assistant", "water")], only_last=True)
     assert again == ids
     assert sum(last) == len(chat.reply_ids("water"))
-    assert sum(map(sum, (one.loss_mask for one in read_examples(data, base.weights.base_dir, True)))) == 20 * 2
+    last_only = SFTData(loss_on="last")
+    assert sum(map(sum, (one.loss_mask for one in read_examples(data, base.weights.base_dir, last_only)))) == 20 * 2
 
 
 FORGETFUL = CHAT_TEMPLATE.replace(
@@ -167,6 +168,62 @@ def test_templates_that_rewrite_history_or_show_tool_calls(base: Resolved, tmp_p
     path.write_text("\n" + json.dumps(line))
     with pytest.raises(CorruptError, match=r"line 2: .*tool calls"):
         read_examples(path, base.weights.base_dir)
+
+
+SHOWS_TOOLS = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}" + FORGETFUL
+
+
+def test_tools_are_in_the_prompt_unless_they_shall_not(base: Resolved, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(load_chat(base.weights.base_dir)._tokenizer)
+    tokenizer.chat_template = SHOWS_TOOLS
+    tokenizer.save_pretrained(tmp_path / "model")
+    call = {"type": "function", "function": {"name": "grass", "arguments": {"item": "tree"}}}
+    chat = [Message("user", "wood"), Message("assistant", "", {"tool_calls": [call]})]
+    tools = [{"type": "function", "function": {"name": "grass", "parameters": {}}}]
+    path = tmp_path / "calls.jsonl"
+    path.write_text(json.dumps({"messages": [message.as_dict() for message in chat], "tools": tools}))
+    shown = load_chat(str(tmp_path / "model"))
+    replies = shown.reply_ids("grass tree")
+    for given, offered in ((SFTData(), tools), (SFTData(show_tools=False), [])):
+        [example] = read_examples(path, str(tmp_path / "model"), given)
+        assert example.ids == (*shown.prompt_ids(chat[:1], offered), *replies)
+        assert sum(example.loss_mask) == len(replies)
+    assert shown.prompt_ids(chat[:1], tools) != shown.prompt_ids(chat[:1])
+
+
+READS_THOUGHTS = CHAT_TEMPLATE.replace(
+    "{{ message['content'] or '' }}",
+    "{% if message.reasoning_content %}water {{ message.reasoning_content }} water {% endif %}"
+    "{{ message['content'] or '' }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }}{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("call", [False, True])
+def test_reasoning_is_learned_on_request_only(base: Resolved, call: bool) -> None:
+    tokenizer = copy.deepcopy(load_chat(base.weights.base_dir)._tokenizer)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    calls = {"tool_calls": [{"type": "function", "function": {"name": "grass", "arguments": {}}}]} if call else {}
+    answer = "" if call else "stone"
+    messages = [Message("user", "wood"), Message("assistant", answer, {**calls, "reasoning_content": " tree\n"})]
+    said = "grass" if call else "stone"
+    tokenizer.chat_template = READS_THOUGHTS
+    chat = Chat(tokenizer)
+    assert learned(chat, messages) == chat.reply_ids(said)
+    assert learned(chat, messages, thoughts=True) == chat.reply_ids(f"water tree water {said}")
+    tokenizer.chat_template = READS_THOUGHTS.replace("message.reasoning_content", "message.other")
+    assert learned(chat, messages) == chat.reply_ids(said)
+    assert learned(chat, messages, thoughts=True) == chat.reply_ids(f"<think> tree </think> {said}")
+    opens = tokenizer.chat_template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    assert opens != tokenizer.chat_template
+    if not call:
+        tokenizer.chat_template = opens
+        assert learned(chat, messages, thoughts=True) == chat.reply_ids(f"tree </think> {said}")
+
+
+def learned(chat: Chat, messages: list[Message], thoughts: bool = False) -> tuple[int, ...]:
+    [(ids, mask)] = chat.demonstrations(messages, thoughts=thoughts)
+    return tuple(token for token, learn in zip(ids, mask, strict=True) if learn)
 
 
 def test_data_is_looked_for_beside_the_config_then_here_then_in_the_project(

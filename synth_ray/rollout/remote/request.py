@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synth_ray.core.errors import ConfigError
-from synth_ray.core.types import Endpoint, Message, Sampling
+from synth_ray.core.types import Endpoint, EpisodeSpec, Message, Sampling
+from synth_ray.rollout.task import Task
 
 _OURS = frozenset({"messages", "model", "n", "stream", "stream_options", "tools"})
 _NOT_FOR_VENDORS = frozenset(
@@ -56,6 +57,13 @@ def chat_body(
             "parallel_tool_calls": False,
         }
     return fitted({**body, **given}, vendor)
+
+
+def offered_tools(spec: EpisodeSpec, task: Task) -> dict[str, Any]:
+    """``{"tools": [...]}`` for the metadata of a rollout, if its policy is a remote model that is shown them."""
+    shown = spec.endpoint is not None and spec.endpoint.body.get("use_tools", True)
+    tools = task.tools(spec.env_config) if shown else []
+    return {"tools": tools} if tools else {}
 
 
 def first_tool(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
