@@ -14,7 +14,7 @@ import ray
 
 from envs.crafter.info import TASK_NAME
 from envs.crafter.score import crafter_score
-from envs.registry import names
+from envs.registry import get_task, names
 from jobs.check import check_eval
 from jobs.playing import play_all
 from jobs.runner import Job, run_job

@@ -90,12 +90,12 @@ def test_what_is_for_modal_deploys_on_ray_and_says_so(calls: dict[str, Any], com
     assert all(word in result.stderr for word in words), result.stderr
 
 
-def test_uvicorn_takes_a_label_and_either_place_for_rollouts(calls: dict[str, Any]) -> None:
+def test_uvicorn_takes_a_label_and_either_place_for_rollouts(calls: dict[str, Any], tmp_path: Path) -> None:
     result = typed(f"{UVICORN} --name mine")
     assert "mine is only a label" in result.stderr
-    assert calls["local"] == ("grpo-crafter", Path(".env"), 8001, Path("traces/v3/rollouts.db"), False)
+    assert calls["local"] == ("grpo-crafter", Path(".env"), 8001, tmp_path / "traces/v3/rollouts.db", False)
     typed("deploy --runtime uvicorn --trace-db my.db")
-    assert calls["local"][3] == Path("my.db")
+    assert calls["local"][3] == tmp_path / "my.db"
 
 
 @pytest.mark.parametrize(
