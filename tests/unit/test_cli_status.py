@@ -313,3 +313,10 @@ def test_a_thousand_runs_are_listed_within_a_second(tmp_path: Path) -> None:
         assert len(json.loads(done.stdout)["data"]) == 1000
 
     assert quickest(lists_them, 1.0) <= 1.0
+
+
+def test_a_run_shows_the_label_of_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path))
+    RunDir.create(Home(tmp_path, tmp_path).runs, "labelled", {"model": {"label": "my-label"}})
+    shown = CliRunner().invoke(cli, ["status", "runs", "get", "labelled"])
+    assert ["label", "my-label"] in [line.split() for line in shown.stdout.splitlines()]
