@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PINS := $(addprefix requirements/,install.sh torch-cpu.txt build.txt cpu.txt dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smollm2 test test-long test-old-client check bench wheel lock lock-gpu clean
+.PHONY: help install quickstart smollm2 test test-long test-old-client test-clients check bench wheel lock lock-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,10 @@ test-long: $(STAMP) ## the long tests
 test-old-client: $(STAMP) ## our task app against the old client, synth-ai 0.2.17, from the package index
 	@$(BIN)/python tests/old_client/run.py .venv-old-client
 
+test-clients: $(STAMP) ## our gateway and files with openai 2.x, datasets and TRL, from the package index
+	@$(BIN)/python tests/other_clients/packages.py
+	@$(BIN)/python -m pytest -m long tests/other_clients $(ARGS)
+
 check: $(STAMP) ## lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -53,5 +57,5 @@ lock-gpu: ## the lock of the CUDA stack alone
 	@$(PYTHON) requirements/lock.py gpu $(ARGS)
 
 clean: ## removes what make made: .venv, dist and caches; never runs, traces or models
-	@rm -rf $(VENV) .venv-old-client-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-old-client-* .venv-clients build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

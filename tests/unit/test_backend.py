@@ -29,7 +29,7 @@ from synth_ray.records.registry import Model, Registry
 from synth_ray.records.runs import RunDir
 from synth_ray.records.states import State
 from tests.unit.live_app import live_app
-from tests.unit.test_gateway import ScriptedEngine
+from tests.unit.scripted_gateway import ScriptedEngine
 
 KEY = "the-key-of-this-backend"
 HEADERS = {"Authorization": f"Bearer {KEY}"}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -12,104 +11,36 @@ import openai
 import pytest
 
 from envs.crafter.task import CrafterTask
-from serve.backend.service import Backend
-from serve.call_batcher import Answer
-from serve.gateway import Gateway
-from serve.gateway_http import create_app
-from serve.models import built_in
-from synth_ray.core.errors import AdapterMissing, PolicyError, PrerequisiteError, SynthRayError
+from synth_ray.core.errors import PolicyError, PrerequisiteError
 from synth_ray.core.hashing import sha256_bytes
 from synth_ray.core.paths import Home
-from synth_ray.core.secrets import KeyRing
-from synth_ray.core.sections import VLLM
-from synth_ray.core.types import GenerateRequest, GenerateResult, Message
-from synth_ray.learn.adapter_files import write_adapter
-from synth_ray.learn.model_files import base_digest
-from synth_ray.records.registry import Model, Registry
-from synth_ray.rollout.chat import load_chat
-from synth_ray.runtime.adapters import AdapterBlob
-from synth_ray.runtime.devices import EngineSpec
+from synth_ray.core.types import Message
 from tests.unit.live_app import live_app
+from tests.unit.scripted_gateway import (
+    ADAPTER,
+    KEY,
+    MAX_LEN,
+    MODEL,
+    REPLY,
+    RL,
+    ScriptedEngine,
+    gateway_app,
+    gateway_home,
+)
 
-KEY = "the-key-of-this-gateway"
-MODEL, RL = "crafter-tiny", "rl:crafter-tiny:job_b"
-ADAPTER = b"adapter bytes"
 USER = [{"role": "user", "content": "face water . near water 4L"}]
-REPLY = '{"actions": ["move_left", "do"]}'
 TOOLS = CrafterTask().tools({})
-MAX_LEN = 64
-
-
-class ScriptedEngine:
-    """Answers every request with ``reply``, and keeps what it was asked."""
-
-    def __init__(self, model_dir: Path) -> None:
-        self.chat = load_chat(str(model_dir))
-        self._spec = EngineSpec(str(model_dir), "cpu", 0, VLLM(max_model_len=MAX_LEN))
-        self.reply: str | SynthRayError = REPLY
-        self.missing = 0
-        self.asked: list[GenerateRequest] = []
-        self.published: list[AdapterBlob] = []
-        self.runs = True
-
-    async def spec(self) -> EngineSpec:
-        if not self.runs:
-            raise PrerequisiteError("no engine is running", "deploy one")
-        return self._spec
-
-    async def publish(self, blob: AdapterBlob) -> None:
-        self.published.append(blob)
-
-    async def generate(self, requests: Sequence[GenerateRequest]) -> Sequence[Answer]:
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: GenerateRequest) -> Answer:
-        self.asked.append(request)
-        if self.missing:
-            self.missing -= 1
-            return AdapterMissing("it is not in the store")
-        if isinstance(self.reply, SynthRayError):
-            return self.reply
-        ids = self.chat.reply_ids(self.reply)
-        likeliest = tuple((token, -0.5) for token in range(request.sampling.top_logprobs))
-        return GenerateResult(
-            token_ids=ids,
-            logprobs=tuple(-0.25 * (place + 1) for place in range(len(ids))),
-            finish_reason="stop",
-            weights_name=request.weights.name,
-            weights_digest=request.weights.digest,
-            top_logprobs=(likeliest,) * len(ids) if likeliest else (),
-        )
-
-
-class NoJobs:
-    """Starts nothing."""
-
-    def submit(self, kind: str, config: Path, job_id: str) -> None:
-        raise AssertionError("no job is submitted here")
-
-    stop = submit
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A built-in base, and an adapter that a job has made from it."""
-    root = tmp_path_factory.mktemp("home")
-    home = Home(root, root)
-    base, adapter = built_in(MODEL, home), root / "adapter"
-    write_adapter(adapter, ADAPTER, {"r": 8})
-    about = {"base_digest": base_digest(base)}
-    digest = sha256_bytes(ADAPTER)
-    with Registry(home.state_db) as registry:
-        registry.add_model(Model(RL, MODEL, "adapter", str(adapter), digest, "job_b", str(base), metrics=about))
-    return home
+    return gateway_home(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
 def served(home: Home) -> Iterator[tuple[str, ScriptedEngine]]:
     engine = ScriptedEngine(home.models / MODEL)
-    app = create_app(Gateway(home, engine), Backend(home, NoJobs(), list), KeyRing([KEY]))
-    with live_app(app) as origin:
+    with live_app(gateway_app(home, engine)) as origin:
         yield origin, engine
 
 
@@ -364,8 +295,7 @@ def test_engine_failures_are_server_errors(
 def test_without_an_engine_clients_are_told_when_to_come_back(home: Home) -> None:
     engine = ScriptedEngine(home.models / MODEL)
     engine.runs = False
-    app = create_app(Gateway(home, engine), Backend(home, NoJobs(), list), KeyRing([KEY]))
-    with live_app(app) as origin:
+    with live_app(gateway_app(home, engine)) as origin:
         answer = post(origin, {"model": MODEL, "messages": USER})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "no engine is running" in answer.json()["error"]["message"]
