@@ -62,7 +62,13 @@ def down() -> None:
     callback=options.in_project,
     help="Keep rollouts in DIR/rollouts.db (uvicorn only).",
 )
-@click.option("--trace-db", metavar="FILE", type=click.Path(path_type=Path), help="Keep rollouts in FILE (same).")
+@click.option(
+    "--trace-db",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    callback=options.in_project,
+    help="Keep rollouts in FILE (same).",
+)
 @options.set_option
 @options.config_option
 @options.env_file_option
