@@ -6,7 +6,7 @@ python -m jobs.eval --config configs/quickstart/eval.toml --set eval.model=fft:c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ from synth_ray.runtime.judging import JudgePlan, plan_judge
 from synth_ray.runtime.panel import Panel
 from synth_ray.runtime.placement import check_gpus
 
-_WRITE_EVERY = 64
+_GATHER_S = 0.1
+"""Rollouts that end within this time share a transaction: one each would cost as much as many together."""
 
 
 def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
@@ -141,15 +142,18 @@ def _play(
         kept = finished(traces, eval_id(job), config.seeds) if job.resume else {}
         missing = [spec for spec in specs if spec.group not in kept]
         about = {"split": config.split, "job_id": job.job_id, **offered_tools(specs[0], get_task(config.app_id))}
-        written = _Written(traces, about)
+        written = _Written(
+            traces,
+            about,
+            lambda done: job.report("play", len(kept) + done, len(specs), f"rollouts of {config.model}"),
+        )
 
         async def main() -> tuple[list[Rollout], Mapping[str, Any]]:
             panel = Panel(judges)
 
             async def on_done(rollout: Rollout) -> None:
                 written.played(rollout)
-                written.judged(rollout, await panel.review(rollout))
-                job.report("play", len(kept) + written.done, len(specs), f"rollouts of {config.model}")
+                await written.judged(rollout, await panel.review(rollout))
 
             try:
                 played = await play_all(task_app, missing, config.concurrency, on_done)
@@ -164,34 +168,42 @@ def _play(
 
 
 class _Written:
-    """Puts rollouts into the trace database, many at a time; at the end also those that no judge has answered for."""
+    """Puts rollouts into the trace database soon after they end, and says how many are in it; no kill takes those.
 
-    def __init__(self, traces: TraceDB, metadata: Mapping[str, Any]) -> None:
-        self._traces, self._metadata = traces, metadata
+    At the end come also those that no judge has answered for.
+    """
+
+    def __init__(self, traces: TraceDB, metadata: Mapping[str, Any], report: Callable[[int], None]) -> None:
+        self._traces, self._metadata, self._report = traces, metadata, report
         self._waiting: dict[str, Rollout] = {}
         self._ready: dict[str, Mapping[str, Any]] = {}
-        self.done = 0
+        self._writing = asyncio.Lock()
+        self._done = 0
 
     def played(self, rollout: Rollout) -> None:
         """A rollout that may still get reviews."""
         self._waiting[rollout.rollout_id] = rollout
 
-    def judged(self, rollout: Rollout, own: Mapping[str, Any]) -> None:
-        """A rollout that is complete, with metadata of its own."""
+    async def judged(self, rollout: Rollout, own: Mapping[str, Any]) -> None:
+        """A rollout that is complete, with metadata of its own; it is on the disk when this returns."""
         self._ready[rollout.rollout_id] = own
-        self.done += 1
-        if len(self._ready) >= _WRITE_EVERY:
-            self._add([self._waiting[one] for one in self._ready])
+        async with self._writing:
+            if rollout.rollout_id in self._ready:
+                await asyncio.sleep(_GATHER_S)
+                await self._write_ready()
 
     def everything(self) -> None:
         """Whatever is not written yet."""
-        self._add(list(self._waiting.values()))
+        self._traces.add(self._waiting.values(), self._metadata, self._ready)
 
-    def _add(self, rollouts: list[Rollout]) -> None:
-        self._traces.add(rollouts, self._metadata, self._ready)
-        for rollout in rollouts:
-            del self._waiting[rollout.rollout_id]
-        self._ready.clear()
+    async def _write_ready(self) -> None:
+        ready = dict(self._ready)
+        rollouts = [self._waiting[one] for one in ready]
+        await asyncio.to_thread(self._traces.add, rollouts, self._metadata, ready)
+        for one in ready:
+            del self._waiting[one], self._ready[one]
+        self._done += len(ready)
+        self._report(self._done)
 
 
 def eval_id(job: Job[EvalConfig]) -> str:

@@ -71,15 +71,18 @@ def resumed(home: Home, name: str, configs: Sequence[Path]) -> tuple[str, tuple[
     """The evaluation to go on with, and its configuration unless one is given."""
     from synth_ray.core.errors import ConflictError, NotFoundError
     from synth_ray.records.job_files import JobFiles
+    from synth_ray.records.registry import Registry
 
     job = find_job(home, name)
     if job.type != "eval":
         raise NotFoundError(f"{job.job_id} is no evaluation ({job.type})", "`synth-ray status jobs --type eval`")
-    if not job.status.final:
-        raise ConflictError(f"evaluation {job.job_id} is running", f"see: synth-ray logs {job.job_id} -f")
+    with Registry(home.state_db, read_only=True) as registry:
+        (newest,) = registry.jobs(limit=1, type="eval", name=job.name)  # whatever attempt of it was named
+    if not newest.status.final:
+        raise ConflictError(f"evaluation {newest.job_id} is running", f"see: synth-ray logs {newest.job_id} -f")
     saved = JobFiles(home.jobs / job.name).config_path
-    if not configs and not saved.exists():
-        raise NotFoundError(f"{job.name} left no configuration", "give it with -c, or start anew")
+    if not saved.exists():  # it ended before it had begun
+        raise NotFoundError(f"{job.name} left no configuration", "start the evaluation anew, without --resume")
     return job.name, tuple(configs) or (saved,)
 
 

@@ -249,7 +249,7 @@ def _eval_provider(file: Translation) -> None:
         file.put("eval.provider", "engine", replace=True)
         if file.pop("eval.policy_config.inference_url", ours=True):
             file.warn("eval.policy_config.inference_url is ignored: the engine of this cluster answers")
-    elif isinstance(url, str) and provider != "remote":
+    elif isinstance(url, str) and url and provider != "remote":  # ours says "" for none
         vendor = next((name for host, name in _VENDOR_HOSTS.items() if f"//{host}/" in f"{url}/"), "remote")
         file.put("eval.provider", vendor, replace=True)
         if vendor != "remote":

@@ -29,7 +29,10 @@ from synth_ray.runtime.scratch import CLUSTER_MARK, remove_scratch
 
 START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 2.0
 _OBJECT_STORE_BYTES = 256 << 20
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+"""What Ray says of a job whose process has ended."""
 _LOCALHOST = "127.0.0.1"
 # Without this Ray replaces 127.0.0.1 by the machine's outer address, in the head and in its clients.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -71,6 +74,14 @@ class LocalCluster:
             head = psutil.Process(self.pid)
             return bool(head.create_time() == self.started and head.status() != psutil.STATUS_ZOMBIE)
         return False
+
+    def job_end(self, job_id: str) -> str:
+        """Ray's word (of ``ENDED``) for how a job ended; empty if it may be running or if Ray does not answer."""
+        with suppress(OSError, ValueError, KeyError):
+            token = Path(self.token_file).read_text(encoding="utf-8")
+            status = json.loads(_ask(self.dashboard, job_id, token))["status"]
+            return str(status) if status in ENDED else ""
+        return ""
 
     def _owns(self, process: psutil.Process, head_alive: bool) -> bool:
         with suppress(psutil.Error, OSError):
@@ -219,17 +230,26 @@ def _answers(head: subprocess.Popen[bytes], port: int, token: str, log: Path) ->
     if head.poll() is not None:
         said = last_line(log.read_text(errors="replace"), "no output")
         raise TemporaryError(f"the Ray head ended with code {head.returncode}: {said}", f"see {log}")
-    import urllib.request
-
-    request = urllib.request.Request(
-        f"http://{_LOCALHOST}:{port}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=2) as answer:
-            return True if answer.status == 200 else None
+        _ask(f"http://{_LOCALHOST}:{port}", "", token)
     except OSError:
         return None
+    return True
+
+
+def _ask(dashboard: str, what: str, token: str) -> bytes:
+    """What Ray's Jobs API says; any failure is an OSError. Ray's own client would first import Ray, for a second."""
+    import http.client
+    import urllib.request
+
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{dashboard}/api/jobs/{what}", headers=headers)  # noqa: S310
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=_ANSWER_TIMEOUT_S) as answer:
+            return bytes(answer.read())
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"half an answer: {error}") from error
 
 
 def _free_ports(count: int) -> list[int]:

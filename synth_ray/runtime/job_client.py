@@ -22,7 +22,7 @@ from synth_ray.core.text import last_line
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Registry, new_job_id
 from synth_ray.records.states import State
-from synth_ray.runtime.cluster import LocalCluster
+from synth_ray.runtime.cluster import ENDED, LocalCluster
 
 REQUEST_TIMEOUT_S = 15.0
 _SUBMIT_TIMEOUT_S = 60.0
@@ -30,7 +30,7 @@ _SILENCE_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.25
 _STATUS_EVERY_S = 3.0
-_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_NO_NODE_YET = "No available agent"  # Ray's words, after it has waited for ten seconds
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class JobClient:
         with Registry(self._home.state_db) as registry:
             registry.create_job(kind, name, run_dir=run_dir, job_id=job_id)
         try:
-            with self._talking():
-                self._client.submit_job(entrypoint=shlex.join(command), submission_id=job_id, entrypoint_num_cpus=0)
+            self._submit(shlex.join(command), job_id)
         except SynthRayError as error:
             self._ended(job, error)
             raise
@@ -113,7 +112,7 @@ class JobClient:
             while time.monotonic() < deadline:
                 if job.files.result() is not None:
                     return
-                if self._status(job) in _ENDED:
+                if self._status(job) in ENDED:
                     break
                 time.sleep(_POLL_S)
             else:
@@ -129,6 +128,19 @@ class JobClient:
         with self._talking():
             return str(self._client.get_job_logs(job_id))
 
+    def _submit(self, entrypoint: str, job_id: str) -> None:
+        """Tries again while a new cluster's head answers already and its node does not yet, on a busy machine."""
+        deadline = time.monotonic() + _SUBMIT_TIMEOUT_S
+        while True:
+            with self._talking():
+                try:
+                    self._client.submit_job(entrypoint=entrypoint, submission_id=job_id, entrypoint_num_cpus=0)
+                    return
+                except RuntimeError as error:
+                    if _NO_NODE_YET not in str(error) or time.monotonic() > deadline:
+                        raise
+            time.sleep(_POLL_S)
+
     def _status(self, job: Submitted) -> str:
         with self._talking():
             return str(self._client.get_job_status(job.job_id).value)
@@ -141,7 +153,7 @@ class JobClient:
             if silent:
                 raise
             return False
-        if status in _ENDED and job.files.result() is None:
+        if status in ENDED and job.files.result() is None:
             time.sleep(1.0)
             if job.files.result() is None:
                 error = JobFailed(f"job {job.job_id} ended as {status} without a result: {self._last_words(job)}")

@@ -1,9 +1,11 @@
-"""Jobs that could not say how they ended: their cluster is gone, or they ended before they had begun."""
+"""Jobs that could not say how they ended: they were killed, or before they had begun, or with their cluster."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synth_ray.core.errors import ConflictError
 from synth_ray.core.paths import Home
@@ -11,7 +13,15 @@ from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Job, Registry
 from synth_ray.records.states import State
 
-_GONE = "the cluster that ran it is gone"
+if TYPE_CHECKING:
+    from synth_ray.runtime.cluster import LocalCluster
+
+
+@dataclass(frozen=True)
+class _End:
+    kind: str
+    message: str
+    exit_code: int
 
 
 def settle(home: Home) -> None:
@@ -26,23 +36,34 @@ def settle(home: Home) -> None:
 
         running = cluster.find(home)
         for job in unfinished:
-            _settle(registry, job, JobFiles(home.jobs / job.job_id), running.cluster_id if running else "")
+            _settle(registry, job, JobFiles(home.jobs / job.job_id), running)
 
 
-def _settle(registry: Registry, job: Job, files: JobFiles, running: str) -> None:
+def _settle(registry: Registry, job: Job, files: JobFiles, running: LocalCluster | None) -> None:
+    if files.result() is None:
+        how = _ended(job, files, running)
+        if how and files.result() is None:  # a job leaves its result before Ray says that its process has ended
+            files.failed({"kind": how.kind, "message": how.message}, how.exit_code)
     result = files.result()
-    if result is None and files.cluster_id in ("", running):
-        return  # it runs, or it came another way and nobody here can know
-    if result is None:
-        files.failed({"kind": "internal", "message": _GONE}, 1)
+    if result is None or result["ok"]:
+        return
+    stopped = result["error"].get("kind") == "cancelled"
     with suppress(ConflictError):  # it has just ended by itself
-        if result is None:
-            registry.set_job_status(job.job_id, State.FAILED, _GONE)
-        elif not result["ok"]:
-            stopped = result["error"].get("kind") == "cancelled"
-            registry.set_job_status(
-                job.job_id, State.CANCELLED if stopped else State.FAILED, str(result["error"].get("message", ""))
-            )
+        registry.set_job_status(
+            job.job_id, State.CANCELLED if stopped else State.FAILED, str(result["error"].get("message", ""))
+        )
+
+
+def _ended(job: Job, files: JobFiles, running: LocalCluster | None) -> _End | None:
+    """How a job without a result ended; None if it may be running."""
+    if not files.cluster_id:
+        return None  # it came another way and nobody here can know
+    if running is None or files.cluster_id != running.cluster_id:
+        return _End("internal", "the cluster that ran it is gone", 1)
+    end = running.job_end(job.job_id)
+    if end == "STOPPED":
+        return _End("cancelled", "the job was stopped", 143)
+    return _End("internal", f"its process ended as {end} without a result", 1) if end else None
 
 
 def run_folder(home: Home, job: Job) -> Path:

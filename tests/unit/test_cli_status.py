@@ -254,6 +254,18 @@ def test_resume_takes_the_saved_configuration(home: Home) -> None:
     assert call("eval", "--resume", "job_rl", "--dry-run").exception.exit_code == 4  # type: ignore[union-attr]
 
 
+def test_an_evaluation_is_not_resumed_while_any_attempt_of_it_runs(home: Home) -> None:
+    write_config(JobFiles(home.jobs / "job_ea").config_path, {"eval": {"model": "m", "seeds": [1, 2]}}, {})
+    with Registry(home.state_db) as registry:
+        registry.create_job("eval", "job_ea", job_id="job_again")
+        for name in ("job_ea", "job_again"):
+            refused = call("eval", "--resume", name, "--dry-run").exception
+            assert isinstance(refused, SynthRayError)
+            assert (refused.exit_code, refused.message) == (5, "evaluation job_again is running")
+        registry.set_job_status("job_again", State.FAILED)
+    assert call("eval", "--resume", "job_ea", "--dry-run").exit_code == 0
+
+
 def test_a_watch_repeats_and_ends_with_zero(home: Home) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "synth_ray.cli.main", "status", "jobs", "--json", "--watch", "0.1"],

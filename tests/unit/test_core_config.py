@@ -10,6 +10,7 @@ from synth_ray.core.judge_sections import CalibrateConfig
 from synth_ray.core.sections import DeployConfig, EvalConfig, RLConfig, parse_seeds
 from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.records.filter_run import FilterFile
+from synth_ray.records.run_record import write_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MODELS: dict[str, type[Section]] = {
@@ -27,8 +28,12 @@ WHOLE = [path for path in CONFIGS.rglob("*.toml") if path.parent.name != "reward
 
 
 @pytest.mark.parametrize("path", sorted(WHOLE), ids=lambda path: path.name)
-def test_shipped_configs_are_valid(path: Path) -> None:
-    load_config(MODELS[path.stem.removeprefix("train_").partition("_")[0]], [path])
+def test_shipped_configs_are_valid_and_load_again_as_they_are_saved(path: Path, tmp_path: Path) -> None:
+    model = MODELS[path.stem.removeprefix("train_").partition("_")[0]]
+    config = load_config(model, [path])
+    saved = tmp_path / "config.resolved.json"
+    write_config(saved, config.as_dict()["config"], config.sources)
+    assert load_config(model, [saved]).config == config.config
 
 
 def test_later_files_and_sets_win_and_sources_say_so(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
-"""What an eval config asks the task app to play."""
+"""What an eval config asks the task app to play, and when its rollouts are written."""
 
+import asyncio
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from click.testing import CliRunner
 
 import jobs.eval
 from envs.crafter.task import CrafterTask
-from jobs.eval import _result, _specs
+from jobs.eval import _result, _specs, _Written
 from synth_ray.cli import verbs
 from synth_ray.cli.main import cli
 from synth_ray.core.config import validate
@@ -29,7 +31,7 @@ from synth_ray.core.types import (
     StopReason,
     Turn,
 )
-from synth_ray.records.traces import TraceDB
+from synth_ray.records.traces import Added, TraceDB
 from synth_ray.rollout.remote.request import offered_tools
 
 
@@ -130,3 +132,49 @@ def test_an_evaluation_without_any_finished_rollout_fails(tmp_path: Path, monkey
     monkeypatch.setattr(jobs.eval, "_play", lambda *_: ([played(0, "no key"), played(1, "late")], {}))
     with pytest.raises(JobFailed, match="all 2 rollouts failed; the first: no key"):
         jobs.eval.work(job_of(tmp_path))
+
+
+class SlowTraces(TraceDB):
+    """Says when it writes, and goes on when it may."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.begun, self.may = threading.Event(), threading.Event()
+        self.written: list[list[str]] = []
+
+    def add(self, rollouts: Any, metadata: Any = None, own: Any = None) -> Added:
+        self.written.append([one.rollout_id for one in rollouts])
+        self.begun.set()
+        assert self.may.wait(10)
+        return super().add(rollouts, metadata, own)
+
+
+def test_what_is_said_to_be_done_is_on_the_disk_and_a_moment_shares_a_write(tmp_path: Path) -> None:
+    said: list[tuple[int, int]] = []
+    with SlowTraces(tmp_path / "t.db") as traces:
+        written = _Written(traces, {"split": "test"}, lambda done: said.append((done, traces.count())))
+
+        async def end(name: str) -> None:
+            written.played(rollout(name))
+            await written.judged(rollout(name), {"own": name})
+
+        async def main() -> None:
+            ends = [asyncio.ensure_future(end(name)) for name in "abc"]
+            assert await asyncio.to_thread(traces.begun.wait, 10)
+            assert said == []
+            ends += [asyncio.ensure_future(end(name)) for name in "de"]
+            traces.may.set()
+            await asyncio.gather(*ends)
+
+        asyncio.run(main())
+        written.played(rollout("unjudged"))
+        written.everything()
+        assert traces.written == [["a", "b", "c"], ["d", "e"], ["unjudged"]]
+        assert said == [(3, 3), (5, 5)]
+        stored = {one.rollout_id: one.metadata for one in traces.sessions()}
+    assert stored["b"] == {"split": "test", "own": "b"}
+    assert stored["unjudged"] == {"split": "test"}
+
+
+def rollout(name: str) -> Rollout:
+    return Rollout(name, "job_1", "crafter", 1, "m", Provenance.EXPERT, (), 1.0, (), StopReason.TURNS, "", 1.0)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class FakeDashboard(ThreadingHTTPServer):
-    """Says of every job what ``status`` says; stays silent for ``silence_s``."""
+    """Says of every job what ``status`` says; stays silent for ``silence_s``; has no agent for the first requests."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.code, self.status, self.silence_s = 200, "RUNNING", 0.0
+        self.without_agent = 0
         self.submitted: list[dict[str, Any]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -63,11 +64,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/stop"):
             self.server.status = "STOPPED"
             self._answer({"stopped": True})
+        elif self.server.without_agent:
+            self.server.without_agent -= 1
+            self._answer("No available agent to submit job, please try again later.", 500)
         else:
             self.server.submitted.append(body)
             self._answer({"job_id": body["submission_id"], "submission_id": body["submission_id"]})
 
-    def _answer(self, value: dict[str, Any], code: int | None = None) -> None:
+    def _answer(self, value: Any, code: int | None = None) -> None:
         if code is None:
             time.sleep(self.server.silence_s)
         data = json.dumps(value).encode()
@@ -154,6 +158,18 @@ def test_a_refused_submission_is_a_failed_job(jobs: JobClient, home: Home, dashb
         assert registry.find_job("r").status is State.FAILED
 
 
+def test_a_new_cluster_whose_node_is_late_gets_the_job_when_it_is_there(
+    jobs: JobClient, home: Home, dashboard: FakeDashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard.without_agent = 2
+    job = jobs.submit("eval", [])
+    assert [one["submission_id"] for one in dashboard.submitted] == [job.job_id]
+    dashboard.without_agent = 2
+    monkeypatch.setattr(job_client, "_SUBMIT_TIMEOUT_S", 0.1)
+    with pytest.raises(JobFailed, match="No available agent"):
+        jobs.submit("eval", [])
+
+
 def test_a_refused_token(jobs: JobClient, dashboard: FakeDashboard) -> None:
     dashboard.code = 401
     with pytest.raises(AuthError) as caught:
@@ -202,3 +218,36 @@ def test_jobs_of_a_cluster_that_is_gone_are_settled(home: Home) -> None:
             "job_foreign": (State.CREATED, None),
             "job_refused": (State.FAILED, "bad config"),
         }
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("RUNNING", (State.RUNNING, None)),
+        ("FAILED", (State.FAILED, "its process ended as FAILED without a result")),
+        ("STOPPED", (State.CANCELLED, "the job was stopped")),
+    ],
+)
+def test_a_killed_job_that_nobody_waits_for_is_settled(
+    jobs: JobClient, cluster: LocalCluster, home: Home, dashboard: FakeDashboard, said: str, expected: tuple[Any, Any]
+) -> None:
+    home.cluster_file.write_text(json.dumps(asdict(cluster)))
+    job = jobs.submit("eval", [])
+    dashboard.status = said
+    with Registry(home.state_db) as registry:
+        registry.set_job_status(job.job_id, State.RUNNING)
+        settle(home)
+        record = registry.job(job.job_id)
+    assert (record.status, record.error) == expected
+    assert (job.files.result() is None) is (said == "RUNNING")
+
+
+def test_a_job_of_a_silent_cluster_may_be_running(
+    jobs: JobClient, cluster: LocalCluster, dashboard: FakeDashboard
+) -> None:
+    dashboard.status = "FAILED"
+    assert cluster.job_end("job_1") == "FAILED"
+    for code in (404, 500):
+        dashboard.code = code
+        assert cluster.job_end("job_1") == ""
+    assert replace(cluster, dashboard="http://127.0.0.1:9").job_end("job_1") == ""
