@@ -22,7 +22,7 @@ $(STAMP): $(PINS) pyproject.toml
 quickstart: $(STAMP) ## one small run of everything on this machine; options in ARGS="--seed 3"
 	@$(BIN)/synth-ray quickstart $(ARGS)
 
-smollm2: $(STAMP) ## the same with SmolLM2-135M, a real language model; about an hour
+smollm2: $(STAMP) ## the same with SmolLM2-135M, a real language model; an hour and a half
 	@$(BIN)/python configs/smollm2/model.py models/smollm2-135m
 	@$(BIN)/synth-ray quickstart --start smollm2 $(ARGS)
 

@@ -17,7 +17,7 @@ def curve(run: dict[str, object]) -> str:
     """The drawing; dashed lines are the mean scores on held-out seeds, bands one standard error each side."""
     rewards = [float(reward) for reward in run["batch_rewards"]]  # type: ignore[attr-defined]
     scores = run["eval"]
-    levels = [(name, scores[name]["mean"], scores[name]["stderr"]) for name in ("sft", "rl")]  # type: ignore[index]
+    levels = [(name, scores[name]["mean"], scores[name]["se"]) for name in ("sft", "rl")]  # type: ignore[index]
     top = max([*rewards, *(mean + error for _, mean, error in levels)]) * 1.1
 
     def x(step: float) -> float:
