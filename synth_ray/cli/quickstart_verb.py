@@ -35,8 +35,8 @@ def quickstart(
 
     Teacher rollouts, filter, fine-tuning, evaluation, 10 RL steps with LoRA, evaluation. --start weak teaches little
     more than the reply format, so that RL has everything to learn; --start strong begins from a good fine-tune;
-    --start smollm2 takes a real language model and an hour and a half (`make smollm2` gets it first). --set changes the RL
-    config.
+    --start smollm2 takes a real language model and an hour and a half (`make smollm2` gets it first). --set changes
+    the RL config.
 
     \b
     synth-ray quickstart

@@ -46,7 +46,7 @@ STARTS = {
             "smollm2",
             "smollm2",
             130,
-            "SmolLM2-135M, fine-tuned on lazy demonstrations (60 % noop); the recorded run is in docs/results/smollm2.md",
+            "SmolLM2-135M, fine-tuned on lazy demonstrations (60 % noop); a recorded run: docs/results/smollm2.md",
             model="models/smollm2-135m",
         ),
     )
