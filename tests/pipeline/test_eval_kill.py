@@ -49,7 +49,7 @@ STARTED_S, PLAYED_S, ENDED_S = 180, 300, 60
 
 @dataclass(frozen=True)
 class Instant:
-    """``wait_s`` after the driver runs and ``share`` of the rollouts is in the file."""
+    """``wait_s`` after ``share`` of the rollouts is in the file; if that is none, with the first one at the latest."""
 
     share: float
     wait_s: float
@@ -78,11 +78,10 @@ class Attempt:
         command = [sys.executable, "-m", "synth_ray.cli.main", "eval", "--json", *arguments]
         with log.open("wb") as out, log.with_suffix(".err").open("wb") as err:
             self.command = subprocess.Popen(command, cwd=home.project, stdout=out, stderr=err)
-        self.job_id = self._wait("a new job in the registry", lambda: new if (new := newest(home)) != before else None)
+        self.job_id = self._wait("new job in the registry", lambda: new if (new := newest(home)) != before else None)
         self.files = JobFiles(home.jobs / self.job_id)
-        self.driver = self._wait("the job's process", lambda: driver(local, self.job_id))
-        self.started = time.time()
-        self._wait("the job's saved configuration", lambda: self.files.config_path.exists() or None)
+        self._wait("saved configuration", lambda: self.files.config_path.exists() or None)
+        self.started, self.driver = time.time(), driver(local, self.job_id)
 
     def _wait(self, name: str, probe: Callable[[], T | None]) -> T:
         def alive_probe() -> T | None:
@@ -90,7 +89,7 @@ class Attempt:
             assert found is not None or self.command.poll() is None, f"no {name}: {self.said()}"
             return found
 
-        return wait_for(name, alive_probe, STARTED_S, 0.02)
+        return wait_for(name, alive_probe, STARTED_S, 0.05)
 
     def exit_code(self) -> int:
         return wait_for("the command's end", self.command.poll, PLAYED_S, 0.05)
@@ -136,11 +135,13 @@ class Life:
     def reach(self, instant: Instant) -> None:
         wait_for(
             f"{instant.share:.0%} of the rollouts in {self.db}",
-            lambda: True if count(self.db, self.eval_id) >= instant.share * N_SEEDS else None,
+            lambda: True if self._count() >= instant.share * N_SEEDS else None,
             PLAYED_S,
             0.02,
         )
-        time.sleep(instant.wait_s)
+        due = time.monotonic() + instant.wait_s
+        while time.monotonic() < due and (instant.share or not self._count()):
+            time.sleep(0.005)
 
     def killed_at(self, instant: Instant) -> bool:
         """Kills it then, and checks that nothing is lost; False if it had ended by itself."""
@@ -165,6 +166,10 @@ class Life:
         assert differing(episodes(self.db, self.eval_id), unbroken.episodes) == set()
         assert differing(rows(self.db, unbroken.eval_id), unbroken.rows) == set(), "another evaluation in the file"
         assert integrity(self.db) == ["ok"]
+
+    def _count(self) -> int:
+        found = query(self.db, "SELECT count(*) FROM sessions WHERE run_id = ?", self.eval_id)
+        return int(found[0][0]) if found else 0
 
     def _start(self, arguments: list[str]) -> Attempt:
         log = self._folder / f"{len(list(self._folder.iterdir()))}.json"
@@ -262,9 +267,13 @@ def newest(home: Home) -> str | None:
         return next((job.job_id for job in registry.jobs(limit=1, type="eval")), None)
 
 
-def driver(local: LocalCluster, job_id: str) -> psutil.Process | None:
+def driver(local: LocalCluster, job_id: str) -> psutil.Process:
     wanted = f"{sys.executable} -m jobs.eval --job-id {job_id} "
-    return next((process for process in local.processes() if title(process).startswith(wanted)), None)
+    found = [process for process in local.processes() if title(process).startswith(wanted)]
+    assert found, wanted
+    return min(
+        found, key=lambda process: process.create_time()
+    )  # a child looks like it until it becomes something else
 
 
 def dead(process: psutil.Process) -> bool:
@@ -297,11 +306,6 @@ def facts(summary: dict[str, Any]) -> dict[str, Any]:
 def differing(a: Mapping[Any, object], b: Mapping[Any, object]) -> set[Any]:
     """The keys whose values differ; pytest would print megabytes of values."""
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
-
-
-def count(db: Path, eval_id: str) -> int:
-    found = query(db, "SELECT count(*) FROM sessions WHERE run_id = ?", eval_id)
-    return int(found[0][0]) if found else 0
 
 
 def rows(db: Path, eval_id: str) -> Rows:

@@ -38,7 +38,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ENVIRONMENT_API_KEY")}
+    own = ("ENVIRONMENT_API_KEY", "SYNTH_RAY_HOME")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     return kept | {"PYTHONPATH": str(ROOT)}
 
 
