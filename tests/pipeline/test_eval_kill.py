@@ -22,7 +22,9 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
+from synth_ray.cli.eval_verbs import resumed
 from synth_ray.cli.train_verbs import find_job
+from synth_ray.core.errors import ConflictError
 from synth_ray.core.paths import Home
 from synth_ray.core.types import Rollout
 from synth_ray.core.waiting import wait_for
@@ -237,14 +239,8 @@ def test_a_job_outlives_its_command_and_is_not_resumed_meanwhile(start: Start, u
     life.reach(Instant(0.2, 0.0, command_too=True))
     running = life.attempt
     running.command.kill()
-    refused = subprocess.run(
-        [sys.executable, "-m", "synth_ray.cli.main", "eval", "--resume", life.eval_id],
-        capture_output=True,
-        text=True,
-        timeout=STARTED_S,
-        check=False,
-    )
-    assert (refused.returncode, f"{running.job_id} is running" in refused.stderr) == (5, True), refused.stderr
+    with pytest.raises(ConflictError, match=f"{running.job_id} is running"):
+        resumed(life.home, life.eval_id, [])
     assert ended(life.home, running.job_id, PLAYED_S) is State.SUCCEEDED
     assert facts((running.files.result() or {})["result"]) == unbroken.summary
     life.check_whole(unbroken)
@@ -252,11 +248,10 @@ def test_a_job_outlives_its_command_and_is_not_resumed_meanwhile(start: Start, u
 
 def instants(chance: random.Random, starting_s: float) -> list[Instant]:
     """One before the first rollout, then one in every stretch of the evaluation."""
+    longest_s = [starting_s, *[0.05] * (len(STRETCHES) - 1)]
     return [
-        Instant(
-            chance.uniform(*stretch), chance.uniform(0, 0.05 if any(stretch) else starting_s), chance.random() < 0.5
-        )
-        for stretch in STRETCHES
+        Instant(chance.uniform(*stretch), chance.uniform(0, wait_s), chance.random() < 0.5)
+        for stretch, wait_s in zip(STRETCHES, longest_s, strict=True)
     ]
 
 
@@ -271,9 +266,8 @@ def driver(local: LocalCluster, job_id: str) -> psutil.Process:
     wanted = f"{sys.executable} -m jobs.eval --job-id {job_id} "
     found = [process for process in local.processes() if title(process).startswith(wanted)]
     assert found, wanted
-    return min(
-        found, key=lambda process: process.create_time()
-    )  # a child looks like it until it becomes something else
+    # A child looks like its parent until it becomes something else.
+    return min(found, key=lambda process: process.create_time())
 
 
 def dead(process: psutil.Process) -> bool:
