@@ -59,7 +59,19 @@ class Lora(Section):
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
 
-class Policy(Section):
+class ThinkingSwitch(Section):
+    """The switch that chat templates of thinking models have."""
+
+    thinking_mode: Literal["think", "no_think"] | None = None
+    """How models are asked that can think or not; unset leaves it to their template."""
+
+    @property
+    def thinking(self) -> bool | None:
+        """``thinking_mode`` as the template takes it."""
+        return None if self.thinking_mode is None else self.thinking_mode == "think"
+
+
+class Policy(ThinkingSwitch):
     """How a policy samples, for every provider; entries that only one provider knows go into `teacher`."""
 
     temperature: float = Field(1.0, ge=0)
@@ -67,15 +79,8 @@ class Policy(Section):
     top_k: int = Field(0, ge=0)
     max_tokens: int = Field(64, ge=1)
     """Longest reply of one turn, in tokens."""
-    thinking_mode: Literal["think", "no_think"] | None = None
-    """The switch that chat templates of thinking models have; unset leaves it to the template."""
     teacher: Mapping[str, Any] = {}
     """Settings of the scripted teacher (`provider = "expert"`)."""
-
-    @property
-    def thinking(self) -> bool | None:
-        """``thinking_mode`` as the template takes it."""
-        return None if self.thinking_mode is None else self.thinking_mode == "think"
 
 
 class EvalPolicy(Policy):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from synth_ray.core.config import Section
-from synth_ray.core.sections import Compute, Lora
+from synth_ray.core.sections import Compute, Lora, ThinkingSwitch
 from synth_ray.core.sft_aliases import translated
 
 Variety = Literal["fft", "lora", "qlora"]
@@ -31,8 +31,8 @@ class SFTJob(Section):
     """JSONL file; relative to the config file, else to the working directory or the project."""
 
 
-class SFTData(Section):
-    """`[data]`: what is learned of the data, and what is held out."""
+class SFTData(ThinkingSwitch):
+    """`[data]`: what is learned of the data, and what is held out. `thinking_mode`: how the prompts ask."""
 
     loss_on: Literal["all", "last"] = "all"
     """Assistant messages that are learned: all of a chat, or the last one only."""
@@ -105,4 +105,6 @@ class SFTConfig(Section):
             raise ValueError('4-bit weights are not sharded: compute.parallelism = "ddp" goes with variety = "qlora"')
         if self.data.validation_path and self.data.eval_fraction:
             raise ValueError("give data.validation_path or data.eval_fraction, not both")
+        if self.data.learn_reasoning and self.data.thinking_mode == "no_think":
+            raise ValueError('data.learn_reasoning teaches thoughts after prompts that ask for none ("no_think")')
         return self

@@ -36,9 +36,13 @@ class Chat:
                 "leave use_vision and image_only_mode out of the env config, or use a remote model that sees",
             )
         chat = [message.as_dict() for message in messages]
-        switch = {} if thinking is None else {"enable_thinking": thinking}
         ids = self._tokenizer.apply_chat_template(
-            chat, tools=list(tools) or None, add_generation_prompt=True, tokenize=True, return_dict=False, **switch
+            chat,
+            tools=list(tools) or None,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            **_switch(thinking),
         )
         return tuple(ids)
 
@@ -47,26 +51,31 @@ class Chat:
         return (*self._tokenizer.encode(text, add_special_tokens=False), self.end_id)
 
     def demonstrations(
-        self, messages: Sequence[Message], tools: Sequence[Any] = (), only_last: bool = False, thoughts: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] = (),
+        only_last: bool = False,
+        thoughts: bool = False,
+        thinking: bool | None = None,
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """``(ids, mask)`` rows that show every assistant message once; the mask is 1 on these messages' tokens.
 
         Each reply follows the very ids that would have asked the model for it. Where the template shows a message
         otherwise once it is history (some drop the thinking), the chat becomes several rows. The messages'
-        ``reasoning_content`` is learned with ``thoughts`` and left out everywhere without. Raises ValueError if the
-        template leaves out tool calls.
+        ``reasoning_content`` is learned with ``thoughts`` and left out everywhere without; ``thinking`` is the switch
+        that the prompts are asked with. Raises ValueError if the template leaves out tool calls.
         """
         messages = messages if thoughts else [_without_thoughts(message) for message in messages]
         replies = [index for index, message in enumerate(messages) if message.role == "assistant"]
         rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         for index in replies[-1:] if only_last else replies:
-            prompt = self.prompt_ids(messages[:index], tools)
-            reply = self._reply(messages[: index + 1], tools)
+            prompt = self.prompt_ids(messages[:index], tools, thinking)
+            reply = self._reply(messages[: index + 1], tools, thinking)
             before, mask = rows.pop() if rows and prompt[: len(rows[-1][0])] == rows[-1][0] else ((), ())
             rows.append(((*prompt, *reply), (*mask, *(0,) * (len(prompt) - len(before)), *(1,) * len(reply))))
         return rows
 
-    def _reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[int, ...]:
+    def _reply(self, messages: Sequence[Message], tools: Sequence[Any], thinking: bool | None) -> tuple[int, ...]:
         """The ids of the last message; with tool calls or thoughts the template's own text up to the token at its end.
 
         Thoughts that the template does not show go before the answer, in the tags that most models know.
@@ -75,7 +84,8 @@ class Chat:
         thoughts, calls = _thoughts(message), message.extra.get("tool_calls")
         if not thoughts and not calls:
             return self.reply_ids(message.content)
-        asked, answered = self._rendered(messages[:-1], tools, True), self._rendered(messages, tools, False)
+        asked = self._rendered(messages[:-1], tools, thinking, ask=True)
+        answered = self._rendered(messages, tools, thinking, ask=False)
         end = self._tokenizer.convert_ids_to_tokens(self.end_id)
         said = answered.removeprefix(asked).partition(end)[0] if answered.startswith(asked) else ""
         names = [str(call["function"]["name"]) for call in calls or ()]
@@ -86,11 +96,11 @@ class Chat:
             said = f"{opening}{thoughts}\n{_END_THINK}\n\n{said if calls else message.content}"
         return self.reply_ids(said)
 
-    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], ask: bool) -> str:
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], thinking: bool | None, ask: bool) -> str:
         chat = [message.as_dict() for message in messages]
         return str(
             self._tokenizer.apply_chat_template(
-                chat, tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
+                chat, tools=list(tools) or None, add_generation_prompt=ask, tokenize=False, **_switch(thinking)
             )
         )
 
@@ -114,6 +124,10 @@ class Chat:
     def token(self, token_id: int) -> str:
         """One token by itself, special or not."""
         return str(self._tokenizer.decode([token_id]))
+
+
+def _switch(thinking: bool | None) -> dict[str, bool]:
+    return {} if thinking is None else {"enable_thinking": thinking}
 
 
 def _thoughts(message: Message) -> str:

@@ -103,7 +103,8 @@ def read_examples(data: Path, model_dir: str, given: SFTData = _DEFAULT) -> list
     for line in read_sft(data):
         try:
             tools = line.tools if given.show_tools else ()
-            rows = chat.demonstrations(line.messages, tools, given.loss_on == "last", given.learn_reasoning)
+            last = given.loss_on == "last"
+            rows = chat.demonstrations(line.messages, tools, last, given.learn_reasoning, given.thinking)
         except ValueError as error:
             raise bad_line(data, line.line, str(error)) from error
         examples += [Example(ids, mask) for ids, mask in rows]

@@ -221,6 +221,28 @@ def test_reasoning_is_learned_on_request_only(base: Resolved, call: bool) -> Non
         assert learned(chat, messages, thoughts=True) == chat.reply_ids(f"tree </think> {said}")
 
 
+SWITCHED = CHAT_TEMPLATE.replace(
+    "assistant\n{% endif %}", "assistant\n{% if enable_thinking %}tree {% endif %}{% endif %}"
+)
+
+
+def test_prompts_ask_with_the_thinking_switch_of_the_rollouts(base: Resolved, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(load_chat(base.weights.base_dir)._tokenizer)
+    tokenizer.chat_template = SWITCHED
+    tokenizer.save_pretrained(tmp_path / "model")
+    chat, asked = load_chat(str(tmp_path / "model")), [Message("user", "wood")]
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"messages": [asked[0].as_dict(), Message("assistant", "stone").as_dict()]}))
+    prompts = set()
+    for mode, thinking in (("think", True), ("no_think", False)):
+        [example] = read_examples(path, str(tmp_path / "model"), SFTData(thinking_mode=mode))
+        assert example.ids == (*chat.prompt_ids(asked, thinking=thinking), *chat.reply_ids("stone"))
+        prompts.add(example.ids)
+    assert len(prompts) == 2
+    with pytest.raises(ConfigError, match="learn_reasoning"):
+        validate(SFTConfig, {"job": {"data": "x"}, "data": {"learn_reasoning": True, "thinking_mode": "no_think"}})
+
+
 def learned(chat: Chat, messages: list[Message], thoughts: bool = False) -> tuple[int, ...]:
     [(ids, mask)] = chat.demonstrations(messages, thoughts=thoughts)
     return tuple(token for token, learn in zip(ids, mask, strict=True) if learn)
