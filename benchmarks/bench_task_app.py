@@ -12,14 +12,14 @@ Starts a local cluster of its own and stops it. Two figures:
   next to each other; a ratio is the median over repeats.
 * own time per turn, with a policy that answers after 100 ms: how late the loop comes back to the reply, plus the
   world's steps, the reward, the record and the next observation. Rollouts of 10 turns, where 64 at a time ask for more
-  than a small machine has (requests count there too), and of 50.
+  than a small machine has (requests count there too), and of 50. "spread": each of the 64 begins at another time, as
+  rollouts do that run for a while; "together": all begin, end and begin again in one moment.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import importlib.metadata
 import itertools
 import json
@@ -48,7 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jobs.runner import connect
 from serve import app
-from serve.task_app import GC_THRESHOLDS, MAX_ONGOING
+from serve.task_app import MAX_ONGOING, spare_collections
 from serve.task_host import TaskHost
 from serve.task_http import create_app
 from synth_ray.core.paths import find_home
@@ -101,8 +101,8 @@ class DelayedReplica:
     """The task app on Serve, with policies that take their time."""
 
     def __init__(self, env_file: str) -> None:
-        gc.set_threshold(*GC_THRESHOLDS)
         self._host, self._keys = DelayedHost(TASK), KeyRing(environment_keys(Path(env_file)))
+        spare_collections()
 
     async def ready(self) -> dict[str, Any]:
         """As the task app's."""
@@ -180,16 +180,22 @@ class Client:
         self._url, self._headers = url, {"X-API-Key": key}
         self._ids, self._rollouts = itertools.count(), itertools.count()
 
-    async def per_second(self, name: str, group: int, concurrency: int, seconds: float, turns: int = TURNS) -> float:
-        """Answers per second; each world is played by ``group`` rollouts, and never again later."""
+    async def per_second(
+        self, name: str, group: int, concurrency: int, seconds: float, turns: int = TURNS, spread_s: float = 0.0
+    ) -> float:
+        """Answers per second; each world is played by ``group`` rollouts, and never again later.
+
+        The first requests are sent over ``spread_s``.
+        """
         first_seed = 1000 * next(self._ids)
         connector = aiohttp.TCPConnector(limit=concurrency)
         async with aiohttp.ClientSession(connector=connector, headers=self._headers) as session:
             numbers, done = itertools.count(), 0
             started = time.perf_counter()
 
-            async def worker() -> None:
+            async def worker(index: int) -> None:
                 nonlocal done
+                await asyncio.sleep(spread_s * index / concurrency)
                 while time.perf_counter() - started < seconds:
                     body = self._body(first_seed + next(numbers) // group, turns)
                     async with session.post(f"{self._url}/{name}/rollout", json=body) as answer:
@@ -197,7 +203,7 @@ class Client:
                         assert answer.status == 200, text[:300]
                     done += 1
 
-            await asyncio.gather(*(worker() for _ in range(concurrency)))
+            await asyncio.gather(*(worker(index) for index in range(concurrency)))
             return done / (time.perf_counter() - started)
 
     def _body(self, seed: int, turns: int) -> dict[str, Any]:
@@ -237,17 +243,19 @@ def _ratio(ours: list[float], empty: list[float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in values.items()}
 
 
-async def own_time(client: Client, turns: int, group: int, seconds: float) -> dict[str, Any]:
+async def own_time(client: Client, turns: int, start: str, group: int, seconds: float) -> dict[str, Any]:
     """Percentiles of the app's own time per turn, in milliseconds, after a warm-up."""
+    spread_s = turns * REPLY_S if start == "spread" else 0.0
     handle = app.handle(DELAYED)
     await client.per_second(DELAYED, GROUP, OWN_CONCURRENCY, 2.0)
     await handle.own_ms.remote()
-    per_second = await client.per_second(DELAYED, group, OWN_CONCURRENCY, seconds, turns)
+    per_second = await client.per_second(DELAYED, group, OWN_CONCURRENCY, seconds, turns, spread_s)
     own_ms = await handle.own_ms.remote()
     cuts = statistics.quantiles(own_ms, n=1000, method="inclusive")
     return {
         "concurrency": OWN_CONCURRENCY,
         "reply_ms": 1e3 * REPLY_S,
+        "start": start,
         "worlds": "fresh" if group == 1 else "groups",
         "turns_per_rollout": turns,
         "turns": len(own_ms),
@@ -264,8 +272,8 @@ async def measure(url: str, key: str, repeats: int, seconds: float) -> dict[str,
     for name in (TASK, EMPTY, READING):
         await client.per_second(name, 1, max(CONCURRENCY), 2.0)
     rows = [await throughput(client, concurrency, repeats, seconds) for concurrency in CONCURRENCY]
-    cases = itertools.product((TURNS, LONG_TURNS), (GROUP, 1))
-    own = [await own_time(client, turns, group, 6 * seconds) for turns, group in cases]
+    cases = itertools.product((TURNS, LONG_TURNS), (("spread", GROUP), ("spread", 1), ("together", GROUP)))
+    own = [await own_time(client, turns, start, group, 6 * seconds) for turns, (start, group) in cases]
     return {
         "schema": "synth-ray/bench.task_app/1",
         "python": platform.python_version(),
@@ -309,7 +317,8 @@ def main() -> None:
         print(f"{row['concurrency']:>3} at a time   {bases}" + _told(row, "groups") + _told(row, "fresh"))
     for own in figures["own_time_per_turn"]:
         percentiles = f"p50 {own['p50_ms']} ms, p99 {own['p99_ms']} ms, max {own['max_ms']} ms"
-        print(f"own time per turn, {own['turns_per_rollout']} turns a rollout, {own['worlds']}: {percentiles}")
+        case = f"{own['turns_per_rollout']} turns a rollout, {own['start']}, {own['worlds']}"
+        print(f"own time per turn, {case}: {percentiles}")
     arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 

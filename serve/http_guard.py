@@ -15,6 +15,7 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from serve.json_depth import json_depth
+from serve.turnstile import Turnstile
 from synth_ray.core.secrets import KeyRing
 
 OPEN_PATHS = frozenset({"", "/"})
@@ -47,10 +48,13 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware in front of the routes."""
+    """ASGI middleware in front of the routes; requests with a body are handed on one per round of the event loop."""
 
-    def __init__(self, app: Any, keys: KeyRing, limits: HttpLimits | None = None) -> None:
-        self._app, self._keys, self._limits = app, keys, limits or HttpLimits()
+    def __init__(
+        self, app: Any, keys: KeyRing, limits: HttpLimits | None = None, turnstile: Turnstile | None = None
+    ) -> None:
+        self._app, self._keys = app, keys
+        self._limits, self._turnstile = limits or HttpLimits(), turnstile or Turnstile()
         self._working = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -74,6 +78,7 @@ class Guard:
         self._working += 1
         try:
             body = await self._body(receive)
+            await self._turnstile.enter()
             await self._app(scope, _replay(body, receive), send)
         finally:
             self._working -= 1

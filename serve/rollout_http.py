@@ -11,6 +11,7 @@ from serve.http_errors import responses
 from serve.http_json import AsciiJson
 from serve.http_keys import keyed
 from serve.task_host import TaskHost
+from serve.turnstile import Turnstile
 from synth_ray.core.errors import DeadlineError, PolicyError
 from synth_ray.core.types import Rollout, StopReason
 from synth_ray.records.traces import TraceDB
@@ -27,7 +28,7 @@ _DECLARED: dict[str, Any] = {
 }
 
 
-def rollout_router(host: TaskHost, traces: TraceDB | None = None) -> APIRouter:
+def rollout_router(host: TaskHost, turnstile: Turnstile, traces: TraceDB | None = None) -> APIRouter:
     """The route that plays; what ran to a regular end is in ``traces`` before it is answered."""
     router = APIRouter()
 
@@ -44,6 +45,7 @@ def rollout_router(host: TaskHost, traces: TraceDB | None = None) -> APIRouter:
         _check_played(played)
         if traces and played.ok:  # Another one may be played again under its id, and an id is kept once.
             await run_in_threadpool(traces.add, [played], offered_tools(plan.spec, host.task))
+        await turnstile.enter()
         return AsciiJson(rollout_response(played, body, plan, _stepwise(played, plan)).model_dump())
 
     return router

@@ -22,16 +22,13 @@ from synth_ray.runtime.remote import answered
 
 MAX_ONGOING = 1024
 
-# Rollouts leave no reference cycles behind (a test sees to it), and a full pass of the garbage collector over those
-# that are kept stops all others for up to 0.1 s: it runs a hundred times less often than by default.
-GC_THRESHOLDS = (2000, 20, 500)
+_GC_THRESHOLDS = (1000, 5, 5000)
 
 
 class TaskAppReplica:
     """One process that plays many episodes at a time; stepping a world is short, waiting for replies is async."""
 
     def __init__(self, app_id: str, env_file: str, own_origin: str, project: str) -> None:
-        gc.set_threshold(*GC_THRESHOLDS)
         import_also_from(Path(project))
         path = Path(env_file) if env_file else None
         self._keys_file = KeysFile(path, TASK_APP_NAMES)  # First: what changes while the rest is read shows later.
@@ -39,6 +36,7 @@ class TaskAppReplica:
         self._host = TaskHost(app_id, self._generate, read_origins(path, own_origin))
         self._source = source_digest(app_id)
         self._handle: Any = None
+        spare_collections()
 
     async def play(self, spec: EpisodeSpec) -> Rollout:
         """One episode, for callers inside the cluster."""
@@ -58,6 +56,17 @@ class TaskAppReplica:
             self._handle = ray_serve.get_app_handle(policy.APP)
         answers: Sequence[Answer] = await answered(self._handle.generate.remote(requests))
         return answers
+
+
+def spare_collections() -> None:
+    """Makes the passes of the garbage collector rare, and leaves everything that exists now out of them.
+
+    Rollouts leave no reference cycles behind (a test sees to it), and a full pass over what is kept stops all others
+    for up to 0.1 s.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def build(app_id: str, env_file: str, own_origin: str, project: str) -> Any:
