@@ -50,6 +50,23 @@ class VLLM(Section):
     """Adapter versions that one batch can mix."""
 
 
+class WithEngine(Section):
+    """A TOML that says where the engine runs."""
+
+    compute: Compute = Compute()
+    vllm: VLLM = VLLM()
+
+    @model_validator(mode="after")
+    def _every_gpu_has_a_shard(self) -> WithEngine:
+        gpus, shards = self.compute.topology.gpus_for_vllm, self.vllm.tensor_parallel_size
+        if gpus not in (0, shards):
+            raise ValueError(
+                f"compute.topology.gpus_for_vllm = {gpus}, but the engine uses vllm.tensor_parallel_size = {shards}: "
+                "the two must be equal"
+            )
+        return self
+
+
 class Lora(Section):
     """The adapter that RL or fine-tuning trains."""
 
@@ -165,12 +182,10 @@ class Eval(Section):
         return str(chat_url(vendor.base_url if vendor else given))
 
 
-class EvalConfig(Section):
+class EvalConfig(WithEngine):
     """An eval TOML."""
 
     eval: Eval
-    compute: Compute = Compute()
-    vllm: VLLM = VLLM()
 
 
 class RLAlgorithm(Section):
@@ -242,6 +257,9 @@ class RLTraining(Section):
     """Optimizer steps per RL step."""
     epochs: int = Field(1, ge=1)
     micro_batch_size: int = Field(256, ge=1)
+    """Most turns that the learner computes at once; the gradients of a batch are accumulated, and are exact."""
+    activation_checkpointing: bool = False
+    """Computes activations again in the backward pass in place of keeping them: less memory, a third more time."""
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)
     kl_coef: float = Field(0.02, ge=0)
@@ -285,12 +303,10 @@ class RLTraining(Section):
         return {**{key: value for key, value in values.items() if key != "rewards"}, **nested}
 
 
-class RLConfig(Section):
+class RLConfig(WithEngine):
     """An RL TOML."""
 
     algorithm: RLAlgorithm = RLAlgorithm()
-    compute: Compute = Compute()
-    vllm: VLLM = VLLM()
     model: RLModel
     lora: Lora = Lora()
     rollout: RLRollout = RLRollout()
@@ -314,15 +330,13 @@ class RLConfig(Section):
         return self
 
 
-class DeployConfig(Section):
+class DeployConfig(WithEngine):
     """What `deploy` starts: the task app, an engine unless `model` is empty, and the gateway."""
 
     app_id: str = "grpo-crafter"
     model: str = "crafter-tiny"
     gateway: bool = True
     """Whether OpenAI's API and the jobs' API are served too; docs/gateway.md."""
-    compute: Compute = Compute()
-    vllm: VLLM = VLLM()
 
 
 def parse_seeds(text: str) -> list[int]:

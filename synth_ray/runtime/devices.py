@@ -142,6 +142,16 @@ class TrainingSpec:
         return {**options, "quantization_config": quantisation, "device_map": {"": place}}
 
 
+def check_build(wanted: Device, built_for: str) -> None:
+    """PrerequisiteError unless vLLM runs on the device that the engine was planned for; it chooses one by itself."""
+    if built_for != wanted:
+        raise PrerequisiteError(
+            f"the engine was planned for {wanted}, but the installed vLLM runs on {built_for or 'nothing here'}",
+            "install the stack of this machine (requirements/README.md: make install is the CPU's, gpu.txt the GPU's), "
+            "or change compute.topology.gpus_for_vllm",
+        )
+
+
 def check_four_bit(device: Device) -> None:
     """PrerequisiteError unless 4-bit weights can be held on ``device``: that takes CUDA and bitsandbytes."""
     if device != "cuda":

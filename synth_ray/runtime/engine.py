@@ -14,7 +14,7 @@ from synth_ray.learn.model_source import local_model
 from synth_ray.runtime.adapter_cache import AdapterCache, HeldAdapter
 from synth_ray.runtime.adapters import AdapterBlob
 from synth_ray.runtime.base_gate import BaseGate
-from synth_ray.runtime.devices import EngineSpec
+from synth_ray.runtime.devices import EngineSpec, check_build
 
 _SHUTDOWN_TIMEOUT_S = 5.0
 log = logging.getLogger(__name__)
@@ -150,8 +150,10 @@ def _likeliest(places: Any, count: int) -> tuple[tuple[tuple[int, float], ...], 
 
 def _start_vllm(spec: EngineSpec, model_dir: str) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    check_build(spec.device, current_platform.device_type)
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**spec.engine_args(str(local_model(model_dir)))))
 
 

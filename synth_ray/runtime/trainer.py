@@ -107,6 +107,8 @@ class _Learner:
         self._config, self._rank, self._workers = task.config, rank, workers
         model = load_base(task.model_dir)
         training = task.config.training
+        if training.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self._model = attach(model, lora_spec(task.config.lora), derived_seed("lora", training.seed))
         self._optimizer = build_optimizer(self._model, training.learning_rate)
         self.next_step = 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from synth_ray.core.config import Section, load_config, parse_set
+from synth_ray.core.config import Section, load_config, parse_set, validate
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.judge_sections import CalibrateConfig
 from synth_ray.core.sections import DeployConfig, EvalConfig, RLConfig, parse_seeds
@@ -81,6 +81,13 @@ def test_wrong_values_are_named(tmp_path: Path, text: str, match: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=match):
         load_config(RLConfig, [path])
+
+
+def test_gpus_of_the_engine_are_all_used() -> None:
+    given = {"compute": {"topology": {"gpus_for_vllm": 2}}}
+    with pytest.raises(ConfigError, match=r"gpus_for_vllm = 2, .*tensor_parallel_size = 1"):
+        validate(DeployConfig, given)
+    assert validate(DeployConfig, {**given, "vllm": {"tensor_parallel_size": 2}}).vllm.tensor_parallel_size == 2
 
 
 def test_sets_are_toml_typed() -> None:

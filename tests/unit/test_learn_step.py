@@ -137,6 +137,22 @@ def test_micro_batches_and_padding_do_not_matter(model_dir: Path, samples: Sampl
         assert metrics == pytest.approx(results[0][0], abs=1e-5)
 
 
+def test_activations_computed_again_change_nothing(model_dir: Path, samples: Samples) -> None:
+    results, forwards = [], []
+    for again in (False, True):
+        model, calls = base(model_dir), []
+        model.get_input_embeddings().register_forward_pre_hook(lambda *_, calls=calls: calls.append("embedding"))
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append("layer"))
+        if again:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model = attach(model, LoraSpec(r=4, alpha=8), seed=0)
+        results.append((run(model, samples, CONFIG), parameters_of(model)))
+        forwards.append(calls.count("layer") - calls.count("embedding"))
+    torch.testing.assert_close(results[0][1], results[1][1])
+    assert results[0][0] == pytest.approx(results[1][0])
+    assert forwards[0] == 0 < forwards[1], "each pass backwards computes the layer once more"
+
+
 def test_update_follows_the_sign_of_the_advantage(model_dir: Path, samples: Samples) -> None:
     model = fresh(model_dir)
     before = samples.logprobs

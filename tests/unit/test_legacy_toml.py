@@ -188,9 +188,9 @@ def test_filter() -> None:
 
 
 def test_later_layers_win_in_either_spelling() -> None:
-    config = load("rl_outcome", "training.iterations=3", "topology.gpus_for_vllm=2").config
+    config = load("rl_outcome", "training.iterations=3", "topology.gpus_for_training=2").config
     assert config.training.iterations == 3
-    assert config.compute.topology.gpus_for_vllm == 2
+    assert config.compute.topology.gpus_for_training == 2
     assert load("rl_outcome", "training.iterations_per_epoch=7").config.training.iterations == 7
 
 

@@ -27,7 +27,7 @@ from synth_ray.records.registry import Model, Registry
 from synth_ray.records.runs import RunDir
 from synth_ray.rollout.chat import Chat, load_chat
 from synth_ray.runtime.checkpoints import checkpoint_dir
-from synth_ray.runtime.devices import TrainingSpec, check_four_bit
+from synth_ray.runtime.devices import TrainingSpec, check_build, check_four_bit
 from synth_ray.runtime.sft_trainer import SftTask, load_model, read_examples, run_worker
 
 CPU = torch.device("cpu")
@@ -126,6 +126,13 @@ def test_qlora_is_refused_on_cpu(home: Home, base: Resolved, data: Path) -> None
     assert 'variety = "lora"' in caught.value.hint
     with pytest.raises(PrerequisiteError, match="bitsandbytes"):
         check_four_bit("cuda")
+
+
+def test_an_engine_of_another_build_does_not_start() -> None:
+    check_build("cuda", "cuda")
+    for wanted, built_for in (("cuda", "cpu"), ("cpu", "cuda"), ("cpu", "")):
+        with pytest.raises(PrerequisiteError, match=f"planned for {wanted}"):
+            check_build(wanted, built_for)
 
 
 def test_every_assistant_message_is_learned_once(base: Resolved, data: Path) -> None:
