@@ -40,6 +40,14 @@ def test_only_common_scored_seeds_count() -> None:
         eval_diff(a, [session(9, 1.0)])
 
 
+@pytest.mark.parametrize("stop", [StopReason.DEADLINE, StopReason.ERROR, StopReason.CANCELLED])
+def test_an_attempt_that_was_cut_off_does_not_count_beside_the_one_that_was_played_again(stop: StopReason) -> None:
+    found = eval_diff([session(0, 5.0)], [session(0, 1.0, "wood", stop=stop), session(0, 5.0)])
+    assert (found.score.b, found.equal, found.achievements) == (5.0, 1, ())
+    with pytest.raises(NotFoundError, match="no scored seed in common"):
+        eval_diff([session(0, 5.0)], [session(0, 1.0, stop=stop)])
+
+
 def test_episodes_of_one_seed_count_as_their_mean() -> None:
     found = eval_diff([session(0, 1.0), session(0, 3.0, "wood")], [session(0, 5.0, "wood")])
     assert found.score.difference == 3.0
