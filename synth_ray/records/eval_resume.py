@@ -14,7 +14,16 @@ from synth_ray.records.sessions import SessionQuery
 from synth_ray.records.traces import TraceDB
 
 # How fast, and on what: none of it changes what an episode is.
-_MAY_DIFFER = ("compute.", "vllm.", "eval.concurrency", "eval.calls_together", "eval.rollout_timeout_s")
+_MAY_DIFFER = (
+    "compute.",
+    "vllm.",
+    "eval.concurrency",
+    "eval.calls_together",
+    "eval.rollout_timeout_s",
+    "eval.turn_timeout_s",
+    "eval.policy_config.request_timeout_s",
+)
+_JUDGES_MAY_DIFFER = frozenset({"timeout_s", "max_seconds", "max_concurrency"})
 
 
 def check_same(jobs: Path, eval_id: str, config: Mapping[str, Any]) -> None:
@@ -22,13 +31,24 @@ def check_same(jobs: Path, eval_id: str, config: Mapping[str, Any]) -> None:
     path = JobFiles(jobs / eval_id).config_path
     if not path.exists():
         raise NotFoundError(f"{eval_id} left no configuration", "start the evaluation anew, without --resume")
-    keys = [key for key in differing_keys(read_config(path), config) if not key.startswith(_MAY_DIFFER)]
+    differing = differing_keys(_judges_by_name(read_config(path)), _judges_by_name(config))
+    keys = [key for key in differing if not key.startswith(_MAY_DIFFER)]
     if keys:
         raise ConflictError(
             f"evaluation {eval_id} has another configuration; these keys differ: {', '.join(keys)}",
             "resume with the same configuration, or start anew without --resume",
             keys=keys,
         )
+
+
+def _judges_by_name(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with its judges as a table by name, so that their keys compare one by one; without what may differ."""
+    section = config["eval"]
+    judges = {
+        judge["name"]: {key: value for key, value in judge.items() if key not in _JUDGES_MAY_DIFFER}
+        for judge in section.get("judges", ())
+    }
+    return {**config, "eval": {**section, "judges": judges}}
 
 
 def finished(traces: TraceDB, eval_id: str, seeds: Sequence[int]) -> dict[int, Rollout]:
