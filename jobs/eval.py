@@ -25,7 +25,7 @@ from synth_ray.core.hashing import derived_seed, slot_id
 from synth_ray.core.origins import VENDORS
 from synth_ray.core.sections import Eval, EvalConfig
 from synth_ray.core.types import Endpoint, EpisodeSpec, Rollout, Weights
-from synth_ray.records.eval_resume import check_same, finished
+from synth_ray.records.eval_resume import check_place, check_same, finished
 from synth_ray.records.scores import summary
 from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.remote.request import offered_tools
@@ -47,6 +47,7 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     check_eval(config)
     if job.resume:
         check_same(job.home.jobs, job.name, job.resolved.as_dict()["config"])
+        check_place(job.home.jobs, job.name, job.home.project, config.trace_db)
     # A judge that can't be asked ends the job here, before anything is started.
     judges = {one.name: plan_judge(one, None, job.env_file, job.home) for one in config.judges}
     app.start_serve(job.http_port, job.home.serve_lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ def check_same(jobs: Path, eval_id: str, config: Mapping[str, Any]) -> None:
             f"evaluation {eval_id} has another configuration; these keys differ: {', '.join(keys)}",
             "resume with the same configuration, or start anew without --resume",
             keys=keys,
+        )
+
+
+def check_place(jobs: Path, eval_id: str, project: Path, trace_db: str) -> None:
+    """Raises ConflictError (exit 5) if ``trace_db`` in ``project`` is not the file with the rollouts of ``eval_id``."""
+    began_in = JobFiles(jobs / eval_id).project or project
+    if began_in / trace_db != project / trace_db:
+        raise ConflictError(
+            f"evaluation {eval_id} keeps its rollouts in {began_in / trace_db}, not in {project / trace_db}",
+            f"go on where it began: cd {shlex.quote(str(began_in))} && synth-ray eval --resume {eval_id}",
         )
 
 
