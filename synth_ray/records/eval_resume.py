@@ -1,4 +1,4 @@
-"""Going on with an evaluation that was stopped: which of its rollouts stand, and whether it is the same evaluation."""
+"""Going on with an evaluation that was stopped: is it the same one, and which of its rollouts and reviews stand."""
 
 from __future__ import annotations
 
@@ -66,3 +66,9 @@ def finished(traces: TraceDB, eval_id: str, seeds: Sequence[int]) -> dict[int, R
     """The rollouts of ``eval_id`` that ran to a regular end, by their position in ``seeds``."""
     mine = traces.rollouts(SessionQuery(run_id=eval_id))
     return {one.group: one for one in mine if one.ok and 0 <= one.group < len(seeds) and seeds[one.group] == one.seed}
+
+
+def stored_reviews(traces: TraceDB, eval_id: str) -> dict[str, Mapping[str, Any]]:
+    """What judges said of the rollouts of ``eval_id``: by rollout id and judge, as it is stored."""
+    sessions = traces.sessions(SessionQuery(run_id=eval_id))
+    return {one.rollout_id: one.metadata.get("judge_reviews", {}) for one in sessions}
