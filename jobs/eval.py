@@ -16,7 +16,7 @@ from envs.crafter.info import TASK_NAME
 from envs.crafter.score import crafter_score
 from envs.registry import get_task, names
 from jobs.check import check_eval
-from jobs.playing import play_all
+from jobs.playing import all_or_none, play_all
 from jobs.runner import Job, run_job
 from serve import app
 from serve.models import check_rank, resolve
@@ -25,7 +25,7 @@ from synth_ray.core.hashing import derived_seed, slot_id
 from synth_ray.core.origins import VENDORS
 from synth_ray.core.sections import Eval, EvalConfig
 from synth_ray.core.types import Endpoint, EpisodeSpec, Rollout, Weights
-from synth_ray.records.eval_resume import check_same, finished
+from synth_ray.records.eval_resume import check_place, check_same, finished, stored_reviews
 from synth_ray.records.scores import summary
 from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.remote.request import offered_tools
@@ -47,6 +47,7 @@ def work(job: Job[EvalConfig]) -> Mapping[str, Any]:
     check_eval(config)
     if job.resume:
         check_same(job.home.jobs, job.name, job.resolved.as_dict()["config"])
+        check_place(job.home.jobs, job.name, job.home.project, config.trace_db)
     # A judge that can't be asked ends the job here, before anything is started.
     judges = {one.name: plan_judge(one, None, job.env_file, job.home) for one in config.judges}
     app.start_serve(job.http_port, job.home.serve_lock)
@@ -140,6 +141,7 @@ def _play(
     specs = _specs(job, weights)
     with TraceDB(trace_db(job)) as traces:
         kept = finished(traces, eval_id(job), config.seeds) if job.resume else {}
+        reviews = stored_reviews(traces, eval_id(job)) if job.resume else {}
         missing = [spec for spec in specs if spec.group not in kept]
         about = {"split": config.split, "job_id": job.job_id, **offered_tools(specs[0], get_task(config.app_id))}
         written = _Written(
@@ -155,9 +157,15 @@ def _play(
                 written.played(rollout)
                 await written.judged(rollout, await panel.review(rollout))
 
+            async def judge_late(rollout: Rollout) -> None:
+                await asyncio.to_thread(traces.annotate, rollout.rollout_id, await panel.review(rollout))
+
             try:
-                played = await play_all(task_app, missing, config.concurrency, on_done)
-                return sorted([*kept.values(), *played], key=lambda one: one.group), panel.report(played)
+                unjudged = [one for one in kept.values() if not panel.recall(one.rollout_id, reviews[one.rollout_id])]
+                playing = play_all(task_app, missing, config.concurrency, on_done)
+                played, *_ = await all_or_none([playing, *map(judge_late, unjudged)])
+                rollouts = sorted([*kept.values(), *played], key=lambda one: one.group)
+                return rollouts, panel.report(rollouts)
             finally:
                 await panel.aclose()
 

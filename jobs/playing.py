@@ -28,7 +28,7 @@ async def play_all(
         await on_done(rollout)
         return rollout
 
-    return list(await _gather(one(spec) for spec in specs))
+    return await all_or_none(one(spec) for spec in specs)
 
 
 async def _play(handle: Any, spec: EpisodeSpec) -> Rollout:
@@ -45,7 +45,7 @@ async def _play(handle: Any, spec: EpisodeSpec) -> Rollout:
     raise AssertionError("unreachable")
 
 
-async def _gather(work: Iterable[Any]) -> list[Any]:
+async def all_or_none(work: Iterable[Any]) -> list[Any]:
     """Like asyncio.gather, but the first failure cancels the rest."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:

@@ -99,6 +99,7 @@ def _run(
     for warning in resolved.warnings:
         log.warning("%s", warning)
     values = resolved.as_dict()
+    files.began_in(home.project)
     write_config(files.config_path, values["config"], resolved.sources)
     with Registry(home.state_db) as registry:
         name = arguments.run_name or job_id

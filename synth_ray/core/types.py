@@ -18,6 +18,11 @@ class StopReason(StrEnum):
     ERROR = "error"
     CANCELLED = "cancelled"
 
+    @property
+    def regular(self) -> bool:
+        """Whether the episode's outcome says something about the player: nothing cut it off."""
+        return self in (StopReason.TURNS, StopReason.DONE)
+
 
 class Provenance(StrEnum):
     """Who chose the actions of a rollout."""
@@ -267,7 +272,7 @@ class Rollout:
     @property
     def ok(self) -> bool:
         """Whether the episode ran to a regular end."""
-        return self.stop_reason in (StopReason.TURNS, StopReason.DONE)
+        return self.stop_reason.regular
 
     @property
     def invalid_turns(self) -> int:

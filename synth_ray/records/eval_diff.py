@@ -1,7 +1,7 @@
 """Two evaluations on the same seeds: which one is better, by how much, and in which achievements.
 
 Seeds are paired: a seed that both played counts with the difference of its two scores, and the bootstrap resamples
-seeds. Several episodes of one seed count as their mean. Episodes that failed or were cancelled don't count.
+seeds. Several episodes of one seed count as their mean. Only episodes that ran to a regular end count.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from synth_ray.core.errors import NotFoundError
-from synth_ray.core.types import StopReason
 from synth_ray.records.sessions import Session
 
 RESAMPLES = 10_000
-_UNSCORED = frozenset({StopReason.ERROR, StopReason.CANCELLED})
 _CHUNK = 500
 Floats = npt.NDArray[np.float64]
 
@@ -82,7 +80,7 @@ def eval_diff(a: Iterable[Session], b: Iterable[Session], resamples: int = RESAM
 def _by_seed(sessions: Iterable[Session]) -> dict[int, list[Session]]:
     by_seed: dict[int, list[Session]] = {}
     for session in sessions:
-        if session.stop_reason not in _UNSCORED:
+        if session.stop_reason.regular:
             by_seed.setdefault(session.seed, []).append(session)
     return by_seed
 

@@ -58,6 +58,16 @@ class JobFiles:
         """Notes the cluster, so that it is known that the job ended when the cluster did."""
         write_atomic(self.folder / "cluster", cluster_id)
 
+    @property
+    def project(self) -> Path | None:
+        """The project folder that it began in; None if it has not begun."""
+        path = self.folder / "project"
+        return Path(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def began_in(self, project: Path) -> None:
+        """Notes the project folder, because relative paths of the configuration are in it."""
+        write_atomic(self.folder / "project", str(project))
+
     def take_output(self) -> None:
         """From now on this process and its children print into ``log_path``."""
         sys.stdout.write(f"printing into {self.log_path}\n")

@@ -1,7 +1,7 @@
 """What evaluations say: means with their uncertainty, achievement rates, and whether one model beats another.
 
-Only scored episodes count: those that ran to the end or to a limit. Errors and cancellations are counted apart, because
-their outcome says nothing about the model.
+Only scored episodes count: those that ran to a regular end. The others are counted apart as errors, because their
+outcome says nothing about the model.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from synth_ray.core.errors import NotFoundError
-from synth_ray.core.types import Rollout, StopReason
+from synth_ray.core.types import Rollout
 
-_UNSCORED = frozenset({StopReason.ERROR, StopReason.CANCELLED})
 _CHUNK = 256
 
 
@@ -98,7 +97,7 @@ def compare(a: Iterable[Rollout], b: Iterable[Rollout], resamples: int = 10_000,
 
 
 def _scored(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    return [rollout for rollout in rollouts if rollout.stop_reason not in _UNSCORED]
+    return [rollout for rollout in rollouts if rollout.ok]
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -6,11 +6,13 @@ Schema version 1 (``PRAGMA user_version``); until a release has written it, it m
 
 Tables, columns and units are in docs/traces.md, which a test compares with ``LAYOUT``.
 
-Invariants: a rollout is in the file completely or not at all; its id is there at most once; rows never change.
+Invariants: a rollout is in the file completely or not at all; its id is there at most once; rows never change, except
+that metadata may be added later.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +23,14 @@ from typing import Any, Self
 from synth_ray.core.errors import CorruptError, NotFoundError
 from synth_ray.core.types import Rollout
 from synth_ray.records.database import Database, Layout, insert_sql
-from synth_ray.records.rollout_rows import SESSION_COLUMNS, TURN_COLUMNS, rollout_from, session_values, turn_values
+from synth_ray.records.rollout_rows import (
+    SESSION_COLUMNS,
+    TURN_COLUMNS,
+    rollout_from,
+    session_values,
+    to_json,
+    turn_values,
+)
 from synth_ray.records.sessions import ALL, Session, SessionQuery, page_sql, session_from
 
 __all__ = ["ALL", "LAYOUT", "Added", "Session", "SessionQuery", "TraceDB"]
@@ -91,6 +100,19 @@ class TraceDB:
             new = sum(_insert(connection, rows) for rows in batch)
         return Added(new, len(batch) - new)
 
+    def annotate(self, rollout_id: str, metadata: Mapping[str, Any]) -> None:
+        """Adds ``metadata`` to a stored rollout's own, where equal names are replaced; on return it is on the disk.
+
+        Raises what ``add`` raises, and NotFoundError.
+        """
+        with self._database.writing() as connection:
+            row = connection.execute("SELECT metadata FROM sessions WHERE rollout_id = ?", (rollout_id,)).fetchone()
+            if row is None:
+                raise self._missing(rollout_id)
+            with _decoding(self.path, rollout_id):
+                both = to_json({**json.loads(row["metadata"]), **metadata})
+            connection.execute("UPDATE sessions SET metadata = ? WHERE rollout_id = ?", (both, rollout_id))
+
     def count(self) -> int:
         """Number of rollouts."""
         return int(self._database.rows("SELECT count(*) FROM sessions")[0][0])
@@ -111,7 +133,7 @@ class TraceDB:
         """The rollout with this id. Raises NotFoundError, or CorruptError if its rows do not decode."""
         rows = self._database.rows("SELECT * FROM sessions WHERE rollout_id = ?", (rollout_id,))
         if not rows:
-            raise NotFoundError(f"no rollout {rollout_id!r} in {self.path}", "list the rollouts that are there")
+            raise self._missing(rollout_id)
         return self._with_turns(rows[0])
 
     def outcomes(self) -> list[tuple[str, float]]:
@@ -128,6 +150,9 @@ class TraceDB:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _missing(self, rollout_id: str) -> NotFoundError:
+        return NotFoundError(f"no rollout {rollout_id!r} in {self.path}", "list the rollouts that are there")
 
     def _with_turns(self, row: sqlite3.Row) -> Rollout:
         rollout_id = row["rollout_id"]

@@ -10,7 +10,7 @@ from typing import Any
 from synth_ray.core.types import Rollout
 from synth_ray.records.agreement import agreement
 from synth_ray.rollout.judge.judge import Judge
-from synth_ray.rollout.judge.review import Review
+from synth_ray.rollout.judge.review import Review, review_from
 from synth_ray.rollout.judge.review_metrics import failures
 from synth_ray.runtime.judging import JudgePlan, start_judge
 
@@ -23,8 +23,21 @@ class Panel:
         self._judges: dict[str, Judge] = {name: start_judge(plan) for name, plan in plans.items()}
         self._reviews: dict[str, dict[str, Review]] = {name: {} for name in plans}
 
+    def recall(self, rollout_id: str, stored: Mapping[str, Any]) -> bool:
+        """Takes over the reviews that are stored with a rollout, but not those that failed.
+
+        Says whether there is one of every judge, so that nobody need be asked.
+        """
+        for name, reviews in self._reviews.items():
+            if name in stored and (review := review_from(stored[name])).ok:
+                reviews[rollout_id] = review
+        return all(rollout_id in reviews for reviews in self._reviews.values())
+
     async def review(self, rollout: Rollout) -> dict[str, Any]:
-        """What is stored with the rollout: scores and whole reviews by judge; nothing if it did not end regularly."""
+        """What is stored with the rollout: scores and whole reviews by judge; nothing if it did not end regularly.
+
+        Judges whose review was recalled are not asked.
+        """
         if not self._judges or not rollout.ok:
             return {}
         names = list(self._judges)
@@ -45,7 +58,8 @@ class Panel:
             await judge.aclose()
 
     async def _one(self, name: str, rollout: Rollout) -> Review:
-        review = await self._judges[name].review(rollout, self._plans[name].options.max_seconds)
+        recalled = self._reviews[name].get(rollout.rollout_id)
+        review = recalled or await self._judges[name].review(rollout, self._plans[name].options.max_seconds)
         self._reviews[name][rollout.rollout_id] = review
         return review
 

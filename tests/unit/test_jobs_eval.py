@@ -14,11 +14,13 @@ from click.testing import CliRunner
 
 import jobs.eval
 from envs.crafter.task import CrafterTask
+from jobs import runner
 from jobs.eval import _result, _specs, _Written
 from synth_ray.cli import verbs
 from synth_ray.cli.main import cli
 from synth_ray.core.config import validate
-from synth_ray.core.errors import JobFailed
+from synth_ray.core.errors import ConflictError, JobFailed
+from synth_ray.core.paths import Home
 from synth_ray.core.sections import EvalConfig
 from synth_ray.core.types import (
     Message,
@@ -31,6 +33,7 @@ from synth_ray.core.types import (
     StopReason,
     Turn,
 )
+from synth_ray.records.job_files import JobFiles
 from synth_ray.records.traces import Added, TraceDB
 from synth_ray.rollout.remote.request import offered_tools
 
@@ -132,6 +135,32 @@ def test_an_evaluation_without_any_finished_rollout_fails(tmp_path: Path, monkey
     monkeypatch.setattr(jobs.eval, "_play", lambda *_: ([played(0, "no key"), played(1, "late")], {}))
     with pytest.raises(JobFailed, match="all 2 rollouts failed; the first: no key"):
         jobs.eval.work(job_of(tmp_path))
+
+
+def test_an_evaluation_does_not_go_on_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.eval, "app", SimpleNamespace(
+        start_serve=print, task=lambda *_: SimpleNamespace(name="x"), ensure=print, wait_ready=print, handle=print
+    ))  # fmt: skip
+    monkeypatch.setattr(jobs.eval, "_play", lambda *_: ([played(0, None)], {}))
+    monkeypatch.setattr(runner, "connect", print)
+    monkeypatch.setattr(runner, "_handle_signals", lambda: None)
+
+    def attempt(job_id: str, project: Path, trace_db: str, resumed: str = "") -> int:
+        sets = [f"--set=eval.{key}='{value}'" for key, value in {"model": "expert", "provider": "expert"}.items()]
+        sets += ["--set=eval.seeds='0-9'", f"--set=eval.trace_db='{trace_db}'"]
+        arguments = runner._parser("eval").parse_args(
+            [*sets, *(["--resume", "--run-name", resumed] if resumed else [])]
+        )
+        home = Home(tmp_path / "state", project)
+        return runner._run("eval", EvalConfig, jobs.eval.work, arguments, home, job_id, JobFiles(home.jobs / job_id))
+
+    began_in, other = tmp_path / "its own", tmp_path / "other"
+    assert attempt("job_1", began_in, "t.db") == attempt("job_2", began_in, "t.db", "job_1") == 0
+    with pytest.raises(ConflictError, match=r"keeps its rollouts in .*/its own/t\.db, not in .*/other/t\.db") as caught:
+        attempt("job_3", other, "t.db", "job_1")
+    assert caught.value.hint.endswith(f"cd '{began_in}' && synth-ray eval --resume job_1")
+    absolute = str(tmp_path / "t.db")
+    assert attempt("job_4", began_in, absolute) == attempt("job_5", other, absolute, "job_4") == 0
 
 
 class SlowTraces(TraceDB):

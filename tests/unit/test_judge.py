@@ -22,7 +22,7 @@ from synth_ray.records.review_cache import ReviewCache
 from synth_ray.rollout.judge.guards import Breaker, CallBudget
 from synth_ray.rollout.judge.judge import Judge
 from synth_ray.rollout.judge.reply import UnusableReply, read_review
-from synth_ray.rollout.judge.review import Review
+from synth_ray.rollout.judge.review import Review, review_from
 from synth_ray.rollout.judge.review_metrics import failures, review_metrics
 from synth_ray.rollout.judge.rubric import Criterion, Rubric, Rubrics
 from synth_ray.rollout.judge.transcript import transcript
@@ -112,6 +112,7 @@ def test_a_good_review(server: FakeProvider) -> None:
     assert review.scores.event_total == 1.0
     assert review.scores.outcome == pytest.approx((3 * 0.5 + 1.0) / 4)
     shape = review.as_dict()
+    assert review_from(json.loads(json.dumps(shape))) == review
     assert (shape["status"], shape["event_totals"], len(shape["event_reviews"])) == ("ok", [0.0, 1.0], 2)
     goal = {"score": 0.5, "reason": "because", "weight": 3.0, "description": "Was it reached?"}
     assert shape["outcome_review"]["criteria"]["goal"] == goal
@@ -138,6 +139,7 @@ def test_a_missing_criterion_is_missing_and_said(server: FakeProvider) -> None:
     review = reviewed(server)
     assert review.scores.outcome == 1.0
     assert review.as_dict()["outcome_review"]["missing"] == ["goal"]
+    assert review_from(review.as_dict()) == review
 
 
 def without(part: str) -> dict[str, Any]:
@@ -180,6 +182,7 @@ def test_a_malformed_reply_is_a_failed_review_and_not_a_zero(server: FakeProvide
     assert reason in review.reason
     assert review.scores.outcome is None and review.scores.event_total is None
     shape = review.as_dict()
+    assert review_from(shape) == review
     assert (shape["status"], shape["outcome_review"], shape["event_totals"]) == ("failed", None, [])
     assert reason in shape["details"]["reason"]
     assert len(server.requests) == 1

@@ -82,9 +82,9 @@ class Handle:
         return rollout(spec.rollout_id, spec.seed, float(spec.seed), **broken)
 
 
-def evaluated(job: Any) -> Any:
+def evaluated(job: Any, handle: Handle | None = None) -> Any:
     plans = {one.name: plan_judge(one, None, job.env_file, job.home) for one in job.config.eval.judges}
-    return _result(job, *_play(job, Handle(), None, plans))
+    return _result(job, *_play(job, handle or Handle(), None, plans))
 
 
 def metadata(path: Path) -> dict[int, Any]:
@@ -104,6 +104,81 @@ def test_an_evaluation_stores_scores_and_says_how_they_agree(server: FakeProvide
     assert stored[3]["judge_scores"] == {"judge": 0.3}
     assert stored[3]["judge_reviews"]["judge"]["outcome_review"]["criteria"]["goal"]["reason"] == "so it says"
     assert (stored[3]["split"], "judge_scores" in stored[4]) == ("train", False), "a broken rollout is not judged"
+
+
+class Counting(Handle):
+    """Says which seeds it has played."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: set[int] = set()
+
+    async def _play(self, spec: EpisodeSpec) -> Rollout:
+        self.seeds.add(spec.seed)
+        return replace(await super()._play(spec), run_id=spec.run_id, group=spec.group)
+
+
+def resumed(job: Any) -> tuple[Any, set[int], dict[int, Any]]:
+    """The result of a further attempt, which seeds it played, and the metadata of the rollouts that count."""
+    handle, again = Counting(), SimpleNamespace(**{**vars(job), "job_id": "job_2", "resume": True})
+    result = evaluated(again, handle)
+    with TraceDB(job.home.project / "t.db", read_only=True) as traces:
+        found = {one.seed: one.metadata for one in traces.sessions() if one.stop_reason.regular}
+    return result, handle.seeds, found
+
+
+def test_a_resumed_evaluation_knows_what_the_judges_have_said(server: FakeProvider, home: Home) -> None:
+    job = evaluation(home, {"judge": judge(server, cache=False)})
+    before = evaluated(job, Counting())["judges"]
+    asked, stored_before = len(server.requests), metadata(home.project / "t.db")
+    result, seeds, found = resumed(job)
+    assert (seeds, len(server.requests)) == ({4}, asked)
+    assert result["judges"] == before
+    assert found[3] == stored_before[3]
+
+
+def test_what_was_stopped_before_it_was_judged_is_judged_on_resume(server: FakeProvider, home: Home) -> None:
+    named = {"mild": judge(server, model="a"), "strict": judge(server, model="b")}
+    job = evaluation(home, {"judge": named})
+    plays = {"a": honest, "b": Play(hang=True)}
+    server.default = lambda sent: answer(sent) if callable(answer := plays[sent.body["model"]]) else answer
+
+    class Stopping(Counting):
+        async def _play(self, spec: EpisodeSpec) -> Rollout:
+            if spec.seed == 3:
+                await asyncio.sleep(0.5)
+                raise KeyboardInterrupt
+            return await super()._play(spec)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(job, Stopping())
+    assert "judge_scores" not in metadata(home.project / "t.db")[0]
+    server.default = honest
+    result, seeds, found = resumed(job)
+    assert seeds == {3, 4}
+    assert {name: (one["n"], one["reviews"]) for name, one in result["judges"].items()} == {
+        "mild": (4, 4),
+        "strict": (4, 4),
+    }
+    assert [found[seed]["judge_scores"] for seed in (0, 2)] == [
+        {"mild": 0.0, "strict": 0.0},
+        {"mild": 0.2, "strict": 0.2},
+    ]
+    assert found[2]["judge_reviews"]["strict"]["outcome_review"]["total"] == 0.2
+    assert (found[2]["job_id"], found[2]["split"]) == ("job_1", "train")
+
+
+def test_a_review_that_failed_is_asked_for_again_on_resume(server: FakeProvider, home: Home) -> None:
+    named = {"mild": judge(server, model="a", cache=False), "strict": judge(server, model="b", cache=False)}
+    job = evaluation(home, {"judge": named})
+    server.default = lambda sent: honest(sent) if sent.body["model"] == "a" else Play(500)
+    evaluated(job, Counting())
+    assert metadata(home.project / "t.db")[2]["judge_scores"] == {"mild": 0.2, "strict": None}
+    server.default, before = honest, len(server.requests)
+    result, _, found = resumed(job)
+    assert [sent.body["model"] for sent in server.requests[before:]] == ["b"] * 4
+    assert (result["judges"]["strict"]["n"], result["judges"]["strict"]["failed"]) == (4, 0)
+    assert found[2]["judge_scores"] == {"mild": 0.2, "strict": 0.2}
 
 
 def test_an_outage_is_a_count_and_no_score_of_zero(server: FakeProvider, home: Home) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,14 @@ def test_only_common_scored_seeds_count() -> None:
     assert not found.score.clear
     with pytest.raises(NotFoundError, match="no scored seed in common"):
         eval_diff(a, [session(9, 1.0)])
+
+
+@pytest.mark.parametrize("stop", [StopReason.DEADLINE, StopReason.ERROR, StopReason.CANCELLED])
+def test_an_attempt_that_was_cut_off_does_not_count_beside_the_one_that_was_played_again(stop: StopReason) -> None:
+    found = eval_diff([session(0, 5.0)], [session(0, 1.0, "wood", stop=stop), session(0, 5.0)])
+    assert (found.score.b, found.equal, found.achievements) == (5.0, 1, ())
+    with pytest.raises(NotFoundError, match="no scored seed in common"):
+        eval_diff([session(0, 5.0)], [session(0, 1.0, stop=stop)])
 
 
 def test_episodes_of_one_seed_count_as_their_mean() -> None:
@@ -104,6 +113,21 @@ def test_only_the_same_evaluation_goes_on(tmp_path: Path) -> None:
     check_same(tmp_path, "job_a", config)
     faster = {"eval": {"model": "m", "seeds": [1, 2], "concurrency": 64}, "vllm": {"max_num_seqs": 64}}
     check_same(tmp_path, "job_a", faster)
+    for change in ({"rollout_timeout_s": 9}, {"turn_timeout_s": 9}, {"policy_config": {"request_timeout_s": 9}}):
+        check_same(tmp_path, "job_a", {**config, "eval": {**config["eval"], **change}})
     with pytest.raises(ConflictError, match=r"eval\.model, eval\.seeds") as caught:
         check_same(tmp_path, "job_a", {**config, "eval": {"model": "n", "seeds": [1], "concurrency": 4}})
     assert caught.value.exit_code == 5
+
+
+def test_judges_are_the_same_whatever_their_time_limits(tmp_path: Path) -> None:
+    def config(**judge: Any) -> dict[str, Any]:
+        judges = [{"name": "mild", "model": "a"}, {"name": "strict", "model": "b", "timeout_s": 60.0, **judge}]
+        return {"eval": {"model": "m", "judges": judges}}
+
+    write_config(JobFiles(tmp_path / "job_a").config_path, config(), {})
+    check_same(tmp_path, "job_a", config(timeout_s=9.0, max_seconds=9.0, max_concurrency=9))
+    with pytest.raises(ConflictError, match=r"differ: eval\.judges\.strict\.model$"):
+        check_same(tmp_path, "job_a", config(model="c", timeout_s=9.0))
+    with pytest.raises(ConflictError, match=r"eval\.judges\.other\."):
+        check_same(tmp_path, "job_a", config(name="other"))

@@ -30,12 +30,13 @@ def test_a_summary_by_hand() -> None:
     scores = summary(
         [
             rollout(1, 1.0, achievements=("wood",), turns=(turn(3), turn(0, "bad"))),
-            rollout(2, 3.0, achievements=("wood", "stone"), stop_reason=StopReason.DEADLINE),
+            rollout(2, 3.0, achievements=("wood", "stone"), stop_reason=StopReason.DONE),
             rollout(3, 99.0, stop_reason=StopReason.ERROR),
             rollout(4, 99.0, stop_reason=StopReason.CANCELLED),
+            rollout(5, 99.0, stop_reason=StopReason.DEADLINE),
         ]
     )
-    assert (scores.mean, scores.n, scores.errors) == (2.0, 2, 2)
+    assert (scores.mean, scores.n, scores.errors) == (2.0, 2, 3)
     assert scores.se == pytest.approx(1.0)  # standard deviation sqrt(2), over sqrt(2)
     assert scores.achievement_rates == {"stone": 0.5, "wood": 1.0}
     assert scores.invalid_turn_rate == pytest.approx(1 / 3)

@@ -121,6 +121,17 @@ def test_adding_again_is_ignored_and_counted(tmp_path: Path) -> None:
         assert traces.count() == 3
 
 
+def test_metadata_may_be_added_later(tmp_path: Path) -> None:
+    with TraceDB(tmp_path / "t.db") as traces:
+        traces.add([rollout("a"), rollout("b")], {"split": "test"}, {"a": {"score": None}})
+        traces.annotate("a", {"score": 0.5, "why": "so"})
+        found = {one.rollout_id: one.metadata for one in traces.sessions()}
+        assert found == {"a": {"split": "test", "score": 0.5, "why": "so"}, "b": {"split": "test"}}
+        assert traces.load("a") == rollout("a")
+        with pytest.raises(NotFoundError, match="no rollout 'c'"):
+            traces.annotate("c", {})
+
+
 def test_a_batch_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
     with TraceDB(tmp_path / "t.db") as traces:
         for bad in (

@@ -93,9 +93,20 @@ class Review:
         }
 
 
+def review_from(value: Mapping[str, Any]) -> Review:
+    """The review that ``Review.as_dict`` made ``value`` of. Raises KeyError or TypeError for anything else."""
+    events, outcome, details = value["event_reviews"], value["outcome_review"], value["details"]
+    return Review(tuple(_part_from(one) for one in events) or None, outcome and _part_from(outcome), **details)
+
+
 def failed(kind: str, reason: str) -> Review:
     """A review without scores; ``kind`` is one word for counts, ``reason`` one line for people."""
     return Review(kind=kind, reason=reason)
+
+
+def _part_from(value: Mapping[str, Any]) -> PartReview:
+    criteria = {name: Scored(**one) for name, one in value["criteria"].items()}
+    return PartReview(criteria, value["total"], tuple(value["missing"]), value["summary"])
 
 
 def shortened(text: str) -> str:
