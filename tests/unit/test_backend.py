@@ -278,6 +278,13 @@ def test_files_are_kept_listed_and_fine_tuned_on(api: Api) -> None:
     assert len(api.cluster.submitted) == 1
 
 
+def test_the_last_upload_of_the_same_bytes_gives_name_and_purpose(api: Api) -> None:
+    first = api("POST", "/files", 201, files={"file": ("a.jsonl", jsonl(LINE))}, data={"purpose": "other"})
+    again = api.upload(jsonl(LINE), "b.jsonl")
+    assert (first["purpose"], again) == ("other", {**first, "filename": "b.jsonl", "purpose": "fine-tune"})
+    assert api("GET", "/files?purpose=fine-tune")["files"] == [again]
+
+
 @pytest.mark.parametrize("content", [b"no json\n", b'{"a": 1}\n', b"\xff\n"])
 def test_a_file_that_cannot_be_trained_on_is_refused_with_its_line(api: Api, content: bytes) -> None:
     error = api.upload(content, status=422)["detail"]["error"]
