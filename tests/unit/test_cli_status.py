@@ -104,6 +104,31 @@ def answer(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("status", "jobs", "--status", "nonsense"), ("'nonsense'", "paused_disk", "succeeded")),
+        (("status", "jobs", "--type", "evil"), ("'evil'", "eval", "deploy")),
+        (("status", "files", "--purpose", "nonsense"), ("'nonsense'", "fine-tune")),
+    ],
+)
+def test_a_filter_with_an_unknown_value_is_a_usage_error(
+    home: Home, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused = call(*arguments)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert all(word in refused.stderr for word in words), refused.stderr
+
+
+def test_a_filter_that_nothing_fits_says_so(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (("jobs", "--status", "running"), ("jobs", "--type", "deploy"), ("files", "--purpose", "other")):
+        shown = call("status", *arguments)
+        assert (shown.exit_code, shown.stdout) == (0, "")
+        assert shown.stderr == "nothing fits; without the filters you see all\n"
+    monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path / "new"))
+    assert "quickstart" in call("status", "jobs").stderr
+
+
 @pytest.mark.parametrize("what", ["jobs", "models", "runs", "files"])
 def test_bare_is_list(home: Home, what: str) -> None:
     assert call("status", what).stdout == call("status", what, "list").stdout
@@ -266,9 +291,10 @@ def test_an_evaluation_is_not_resumed_while_any_attempt_of_it_runs(home: Home) -
     assert call("eval", "--resume", "job_ea", "--dry-run").exit_code == 0
 
 
-def test_a_watch_repeats_and_ends_with_zero(home: Home) -> None:
+@pytest.mark.parametrize("what", ["jobs", "files"])
+def test_a_watch_repeats_and_ends_with_zero(home: Home, what: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "synth_ray.cli.main", "status", "jobs", "--json", "--watch", "0.1"],
+        [sys.executable, "-m", "synth_ray.cli.main", "status", what, "--json", "--watch", "0.1"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
