@@ -82,19 +82,19 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def evaluations(home: Home) -> dict[str, dict[str, Any]]:
-    """The newest evaluation of the model of each RL run, by the run's name."""
+    """The newest evaluation of the model of each run, by the run's name."""
     from synth_ray.records.registry import Registry
 
     if not home.state_db.exists():
         return {}
     with Registry(home.state_db, read_only=True) as registry:
         evals = registry.jobs(limit=1000, type="eval")
-        trained = registry.jobs(limit=1000, type="rl")
+        trained = [job for kind in ("rl", "sft") for job in registry.jobs(limit=1000, type=kind)]
     by_model: dict[str, dict[str, Any]] = {}
     for job in evals:
         if job.result and "mean" in job.result:
             by_model.setdefault(str(job.result["model"]), dict(job.result))
-    models = {job.name: str((job.result or {}).get("model")) for job in reversed(trained)}
+    models = {job.name: str(job.result["model"]) for job in reversed(trained) if job.result and "model" in job.result}
     return {name: by_model[model] for name, model in models.items() if model in by_model}
 
 

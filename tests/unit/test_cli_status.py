@@ -49,6 +49,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("records")
     home = Home(tmp_path, tmp_path)
     with Registry(home.state_db) as registry:
+        _run(home, "job_sft", [], State.SUCCEEDED)
         _job(home, registry, "sft", "job_sft", "job_sft", {"model": FFT})
         registry.add_model(Model(FFT, "crafter-tiny", "full", "/m", "d1", "job_sft"))
         for job_id, name, model, rewards in (
@@ -153,6 +154,7 @@ def test_runs_side_by_side(home: Home) -> None:
     assert (runs["run-b"]["state"], runs["run-b"]["steps"], runs["run-b"]["total"]) == ("CANCELLED", 2, 3)
     assert runs["run-a"]["eval"]["mean"] == 2.0
     assert runs["run-b"]["eval"] is None
+    assert runs["job_sft"]["eval"]["mean"] == 1.0
     shown = call("status", "runs", "compare", "run-a", "run-b").stdout
     assert "▁" in shown
     assert [line.split() for line in shown.splitlines() if line.startswith("step ")] == [
@@ -169,6 +171,7 @@ def test_a_damaged_run_does_not_hide_the_others(home: Home) -> None:
     assert {row["name"]: row["state"] for row in answer("status", "runs")["data"]} == {
         "run-a": "CORRUPT",
         "run-b": "CANCELLED",
+        "job_sft": "SUCCEEDED",
     }
 
 
@@ -185,7 +188,7 @@ def test_the_tree_of_models(home: Home) -> None:
 def test_summary(home: Home) -> None:
     value = answer("status", "summary")["data"]
     assert value["jobs"] == {"SUCCEEDED": 5}
-    assert value["runs"] == {"run-a": "SUCCEEDED", "run-b": "CANCELLED"}
+    assert value["runs"] == {"run-a": "SUCCEEDED", "run-b": "CANCELLED", "job_sft": "SUCCEEDED"}
     assert value["cluster"] is None
 
 
