@@ -25,6 +25,7 @@ from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.core.urls import parse_url
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Job, Registry, StoredFile, new_job_id
+from synth_ray.records.run_end import with_end
 from synth_ray.records.run_record import read_config
 from synth_ray.records.runs import RunDir
 from synth_ray.records.uploads import PURPOSES, stored, upload
@@ -126,7 +127,7 @@ class Backend:
     def runs(self, job_id: str) -> list[dict[str, Any]]:
         """The attempts of a job's run."""
         try:
-            record = self._run(self.job(job_id)).record()
+            record = with_end(self._run(self.job(job_id)).record(), self.home.state_db)
         except CorruptError:
             return []
         return [views.run_view(job_id, attempt) for attempt in record.attempts]

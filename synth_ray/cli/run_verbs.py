@@ -31,9 +31,11 @@ def list_runs(limit: int, as_json: bool, watch: float | None) -> None:
         from synth_ray.cli.status_verbs import show_table
         from synth_ray.core.paths import find_home
         from synth_ray.records.run_summary import newest_runs
+        from synth_ray.runtime.settle import settle
 
         home = find_home()
-        runs, evals = newest_runs(home.runs, limit), evaluations(home)
+        settle(home)
+        runs, evals = newest_runs(home, limit), evaluations(home)
         if as_json:
             data_json("status.runs", [with_eval(run, evals) for run in runs])
             return
@@ -51,9 +53,11 @@ def get_run(run: str, as_json: bool) -> None:
     from synth_ray.cli.status_verbs import show_record
     from synth_ray.core.paths import find_home
     from synth_ray.records.run_summary import find_runs
+    from synth_ray.runtime.settle import settle
 
     home = find_home()
-    (found,) = find_runs(home.runs, [run])
+    settle(home)
+    (found,) = find_runs(home, [run])
     show_record("status.run", with_eval(found, evaluations(home)), as_json)
 
 
@@ -68,9 +72,11 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
     """
     from synth_ray.core.paths import find_home
     from synth_ray.records.run_summary import find_runs
+    from synth_ray.runtime.settle import settle
 
     home = find_home()
-    runs, evals = find_runs(home.runs, names), evaluations(home)
+    settle(home)
+    runs, evals = find_runs(home, names), evaluations(home)
     if as_json:
         data_json("status.runs", [with_eval(run, evals) for run in runs])
         return

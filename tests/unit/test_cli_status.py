@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from synth_ray.cli.job_feed import step_line
 from synth_ray.cli.main import cli
+from synth_ray.cli.train_verbs import check_name_is_free
 from synth_ray.core.errors import SynthRayError
 from synth_ray.core.paths import Home
 from synth_ray.core.types import Provenance, Rollout, StopReason
@@ -45,7 +46,7 @@ def home(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One fine-tune, two runs (one of them cancelled), two evaluations."""
+    """One fine-tune, two RL runs (one of them cancelled), two evaluations."""
     tmp_path = tmp_path_factory.mktemp("records")
     home = Home(tmp_path, tmp_path)
     with Registry(home.state_db) as registry:
@@ -248,6 +249,49 @@ def test_a_job_whose_cluster_is_gone_has_failed(home: Home) -> None:
     JobFiles(home.jobs / "job_lost").submitted_to("gone")
     assert call("train", "wait", "lost", "--timeout", "5").exit_code == 1
     assert "the cluster that ran it is gone" in call("status", "jobs").stdout
+
+
+def _unfinished(home: Home, name: str, kind: str, job_id: str, cluster: str) -> RunDir:
+    """A run that says that it runs, and so does its job."""
+    with Registry(home.state_db) as registry:
+        registry.create_job(kind, name, job_id=job_id)
+        registry.set_job_status(job_id, State.RUNNING)
+    if cluster:
+        JobFiles(home.jobs / job_id).submitted_to(cluster)
+    path = home.runs / name
+    run = RunDir(path) if path.exists() else RunDir.create(home.runs, name, {"training": {"iterations": 3}})
+    run.start_attempt(job_id)
+    run.set_state(State.RUNNING)
+    return run
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft"])
+@pytest.mark.parametrize(
+    "verb", [("runs",), ("runs", "compare", "lost", "live"), ("runs", "get", "lost"), ("summary",)]
+)
+def test_a_killed_run_is_shown_as_its_job(home: Home, kind: str, verb: tuple[str, ...]) -> None:
+    _unfinished(home, "lost", kind, "job_lost", "gone")
+    _unfinished(home, "live", kind, "job_live", "")
+    found = answer("status", *verb)["data"]
+    if verb == ("summary",):
+        assert (found["runs"]["lost"], found["runs"]["live"]) == ("FAILED", "RUNNING")
+        return
+    runs = {run["name"]: run for run in (found if isinstance(found, list) else [found])}
+    assert (runs["lost"]["state"], runs["lost"]["error"]) == ("FAILED", "the cluster that ran it is gone")
+    assert "live" not in runs or runs["live"]["state"] == "RUNNING"
+    time.sleep(0.2)
+    assert answer("status", "runs", "get", "lost")["data"]["duration_s"] == runs["lost"]["duration_s"]
+
+
+def test_a_killed_run_that_is_resumed_runs_again(home: Home) -> None:
+    run = _unfinished(home, "lost", "rl", "job_lost", "gone")
+    assert answer("status", "runs", "get", "lost")["data"]["state"] == "FAILED"
+    check_name_is_free(home, "lost", resume=True)
+    assert RunDir.resume(home.runs, "lost", run.config()).record().state is State.RUNNING  # nobody else writes into it
+    _unfinished(home, "lost", "rl", "job_again", "")
+    shown = answer("status", "runs", "get", "lost")["data"]
+    assert (shown["state"], shown["error"], shown["attempts"]) == ("RUNNING", None, 2)
+    assert [one.state for one in run.record().attempts] == [State.FAILED, State.RUNNING]
 
 
 def test_files(home: Home) -> None:
