@@ -23,6 +23,7 @@ from synth_ray.core.errors import PrerequisiteError, SynthRayError
 from synth_ray.core.origins import read_origins
 from synth_ray.core.paths import numba_cache
 from synth_ray.core.secrets import ENVIRONMENT_KEY, KeyRing, ensure_env_file, environment_keys, is_exposed
+from synth_ray.records.clock import utc_now
 from synth_ray.records.traces import TraceDB
 
 _LOCALHOST = "127.0.0.1"
@@ -129,8 +130,8 @@ def _announce(name: str, port: int, env_file: Path, as_json: bool) -> None:
         f'curl -s {url}/rollout -H "X-API-Key: {key}" -H "Content-Type: application/json" '
         f"-d {shlex.quote(json.dumps(rollout, separators=(',', ':')))}"
     )
-    answer = json.dumps({"schema": "synth-ray/deploy/1", "data": {"url": url, "apps": [name]}}) if as_json else url
-    sys.stdout.write(answer + "\n")
+    answer = {"schema": "synth-ray/deploy/1", "as_of": utc_now(), "data": {"url": url, "apps": [name]}}
+    sys.stdout.write((json.dumps(answer) if as_json else url) + "\n")
     sys.stdout.flush()
 
 

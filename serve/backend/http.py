@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -147,7 +148,7 @@ def _feed_routes(router: APIRouter, backend: Backend) -> None:
     ) -> StreamingResponse:
         """A job's log, metrics and status as they come."""
         place, wanted = parse_place(last_event_id or since_id), _types(types)
-        backend.job(job_id)
+        await asyncio.to_thread(backend.job, job_id)
         if open_streams[0] >= MAX_STREAMS:
             raise TooManyError(f"{MAX_STREAMS} streams are open", "close one, or ask again later")
         found = job_stream(backend, job_id, place, wanted, heartbeat, POLL_S, LIFETIME_S)

@@ -25,9 +25,11 @@ from synth_ray.core.sft_sections import SFTConfig
 from synth_ray.core.urls import parse_url
 from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Job, Registry, StoredFile, new_job_id
+from synth_ray.records.run_end import with_end
 from synth_ray.records.run_record import read_config
 from synth_ray.records.runs import RunDir
 from synth_ray.records.uploads import PURPOSES, stored, upload
+from synth_ray.runtime.settle import Settler
 
 C = TypeVar("C", bound=Section)
 Check = Callable[[C, Home, Registry], None]
@@ -55,6 +57,7 @@ class Backend:
     def __init__(self, home: Home, jobs: Jobs, apps: Callable[[], Sequence[str]]) -> None:
         self.home = home
         self._jobs, self._apps = jobs, apps
+        self._settler = Settler()
 
     def verify_task_app(self, url: str) -> dict[str, Any]:
         """Whether ``url`` is a running task app of this cluster. No request is sent anywhere."""
@@ -87,7 +90,8 @@ class Backend:
         return {**views.job_view(self.job(job_id)), "message": f"asked {job_id} to stop"}
 
     def job(self, job_id: str) -> Job:
-        """One job. Raises NotFoundError."""
+        """One job, with an up-to-date status. Raises NotFoundError."""
+        self._settler.settle(self.home)
         with self._registry() as registry:
             return registry.job(job_id)
 
@@ -95,6 +99,7 @@ class Backend:
         self, limit: int, status: str = "", training_type: str = "", after: datetime | None = None
     ) -> list[dict[str, Any]]:
         """The newest training jobs first, of one type or status, created after a time, as far as given."""
+        self._settler.settle(self.home)
         with self._registry() as registry:
             jobs = registry.jobs(LISTED)
         kinds = (views.kind_of(training_type),) if training_type else tuple(views.TRAINING_TYPES)
@@ -122,7 +127,7 @@ class Backend:
     def runs(self, job_id: str) -> list[dict[str, Any]]:
         """The attempts of a job's run."""
         try:
-            record = self._run(self.job(job_id)).record()
+            record = with_end(self._run(self.job(job_id)).record(), self.home.state_db)
         except CorruptError:
             return []
         return [views.run_view(job_id, attempt) for attempt in record.attempts]

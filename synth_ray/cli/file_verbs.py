@@ -10,6 +10,7 @@ import click
 
 from synth_ray.cli import options
 from synth_ray.cli.output import data, data_json, say
+from synth_ray.cli.watching import watch_option, watched
 
 PURPOSES = ("fine-tune", "validation", "other")
 
@@ -49,20 +50,28 @@ def upload(file: Path, purpose: str, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Most rows.")
 @click.option("--purpose", type=click.Choice(PURPOSES), default=None)
 @options.json_option
-def list_files(limit: int, purpose: str | None, as_json: bool) -> None:
+@watch_option
+def list_files(limit: int, purpose: str | None, as_json: bool, watch: float | None) -> None:
     """Uploaded files, newest first.
 
     \b
     synth-ray files list
+    synth-ray files list --purpose fine-tune
     """
-    from synth_ray.cli.status_verbs import registered, show_table
 
-    rows = [asdict(file) for file in registered("files", limit, purpose=purpose or "")]
-    if as_json:
-        data_json("status.files", rows)
-        return
-    shown = [(r["file_id"], r["purpose"], r["size_bytes"], r["created_at"][:19], r["filename"]) for r in rows]
-    show_table(("file", "purpose", "bytes", "created", "name"), shown, right=("bytes",))
+    def show() -> None:
+        from synth_ray.cli.status_verbs import registered, show_table
+
+        rows = [asdict(file) for file in registered("files", limit, purpose=purpose or "")]
+        if as_json:
+            data_json("status.files", rows)
+            return
+        shown = [(r["file_id"], r["purpose"], r["size_bytes"], r["created_at"][:19], r["filename"]) for r in rows]
+        show_table(
+            ("file", "purpose", "bytes", "created", "name"), shown, right=("bytes",), filtered=purpose is not None
+        )
+
+    watched(show, watch)
 
 
 @click.command("get")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from synth_ray.records.registry import Job
 
 _POLL_S = 0.5
-_SETTLE_EVERY_S = 5.0
 _WAITED = re.compile(r" \(\d+ s\)$")
 _SHORT = {
     "loss": "loss",
@@ -86,15 +85,13 @@ def fit_line(row: Mapping[str, Any]) -> str:
 def follow(home: Home, job_id: str, say_line: Callable[[str], None]) -> Job:
     """Passes on every new line until the job has ended; returns its record."""
     from synth_ray.records.registry import Registry
-    from synth_ray.runtime.settle import settle
+    from synth_ray.runtime.settle import Settler
 
     with Registry(home.state_db, read_only=True) as registry:
         feed = JobFeed(home, registry.job(job_id))
-        settled = 0.0
+        settler = Settler()
         while True:
-            if time.monotonic() - settled > _SETTLE_EVERY_S:
-                settle(home)
-                settled = time.monotonic()
+            settler.settle(home)
             job = registry.job(job_id)  # before the files: what it wrote before it ended is then read
             for line in feed.lines():
                 say_line(line)

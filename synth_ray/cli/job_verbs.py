@@ -57,7 +57,7 @@ def evaluate_one(
     given = {"app_id": app_id, "trace_db": trace_db and str(trace_db), "model": model, "seeds": seeds}
     all_sets = [*sets, *(f'eval.{key}="{value}"' for key, value in given.items() if value)]
     all_sets += [f"eval.concurrency={concurrency}"] if concurrency else []
-    if not check_config(EvalConfig, configs, all_sets, dry_run):
+    if not check_config(EvalConfig, configs, all_sets, dry_run, as_json):
         return
     with Stages().stage("eval", "rollouts through the task app") as on_event:
         jobs = client(home, env_file)
@@ -150,7 +150,7 @@ def train_one(
             )
         run_name, configs = train_verbs.saved_run(home, resume)
     sets = (*sets, *_dataset_sets(dataset))
-    if not check_config(RLConfig if wanted == "rl" else SFTConfig, configs, sets, dry_run):
+    if not check_config(RLConfig if wanted == "rl" else SFTConfig, configs, sets, dry_run, as_json):
         return
     if run_name:
         check_name_is_free(home, run_name, bool(resume))

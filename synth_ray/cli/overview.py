@@ -33,5 +33,5 @@ def overview(home: Home) -> dict[str, Any]:
             value["newest_job"] = jobs[0].job_id if jobs else None
             value["newest_model"] = models[0].model_id if models else None
             value["files"] = len(registry.files(limit=100_000))
-    value["runs"] = {run.name: run.state for run in newest_runs(home.runs, 5)}
+    value["runs"] = {run.name: run.state for run in newest_runs(home, 5)}
     return value

@@ -31,9 +31,11 @@ def list_runs(limit: int, as_json: bool, watch: float | None) -> None:
         from synth_ray.cli.status_verbs import show_table
         from synth_ray.core.paths import find_home
         from synth_ray.records.run_summary import newest_runs
+        from synth_ray.runtime.settle import settle
 
         home = find_home()
-        runs, evals = newest_runs(home.runs, limit), evaluations(home)
+        settle(home)
+        runs, evals = newest_runs(home, limit), evaluations(home)
         if as_json:
             data_json("status.runs", [with_eval(run, evals) for run in runs])
             return
@@ -51,9 +53,11 @@ def get_run(run: str, as_json: bool) -> None:
     from synth_ray.cli.status_verbs import show_record
     from synth_ray.core.paths import find_home
     from synth_ray.records.run_summary import find_runs
+    from synth_ray.runtime.settle import settle
 
     home = find_home()
-    (found,) = find_runs(home.runs, [run])
+    settle(home)
+    (found,) = find_runs(home, [run])
     show_record("status.run", with_eval(found, evaluations(home)), as_json)
 
 
@@ -68,9 +72,11 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
     """
     from synth_ray.core.paths import find_home
     from synth_ray.records.run_summary import find_runs
+    from synth_ray.runtime.settle import settle
 
     home = find_home()
-    runs, evals = find_runs(home.runs, names), evaluations(home)
+    settle(home)
+    runs, evals = find_runs(home, names), evaluations(home)
     if as_json:
         data_json("status.runs", [with_eval(run, evals) for run in runs])
         return
@@ -82,19 +88,19 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def evaluations(home: Home) -> dict[str, dict[str, Any]]:
-    """The newest evaluation of the model of each RL run, by the run's name."""
+    """The newest evaluation of the model of each run, by the run's name."""
     from synth_ray.records.registry import Registry
 
     if not home.state_db.exists():
         return {}
     with Registry(home.state_db, read_only=True) as registry:
         evals = registry.jobs(limit=1000, type="eval")
-        trained = registry.jobs(limit=1000, type="rl")
+        trained = [job for kind in ("rl", "sft") for job in registry.jobs(limit=1000, type=kind)]
     by_model: dict[str, dict[str, Any]] = {}
     for job in evals:
         if job.result and "mean" in job.result:
             by_model.setdefault(str(job.result["model"]), dict(job.result))
-    models = {job.name: str((job.result or {}).get("model")) for job in reversed(trained)}
+    models = {job.name: str(job.result["model"]) for job in reversed(trained) if job.result and "model" in job.result}
     return {name: by_model[model] for name, model in models.items() if model in by_model}
 
 

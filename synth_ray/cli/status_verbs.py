@@ -12,7 +12,9 @@ from synth_ray.cli.groups import default_group
 from synth_ray.cli.output import clean, data, data_json, say, table
 from synth_ray.cli.train_verbs import find_job, follow_option, show_logs, tail_option
 from synth_ray.cli.watching import watch_option, watched
+from synth_ray.records.states import State
 
+_TYPES = ("eval", "sft", "rl", "deploy")
 limit_option = click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Most rows.")
 
 
@@ -29,11 +31,11 @@ def status() -> None:
 
 @click.command("list")
 @limit_option
-@click.option("--type", "type_", default="", help="Only eval, sft, rl or deploy.")
-@click.option("--status", "state", default="", help="Only this status, for example RUNNING.")
+@click.option("--type", "type_", type=click.Choice(_TYPES), default=None, help="Only these.")
+@click.option("--status", "state", type=click.Choice(list(State), case_sensitive=False), default=None)
 @options.json_option
 @watch_option
-def list_jobs(limit: int, type_: str, state: str, as_json: bool, watch: float | None) -> None:
+def list_jobs(limit: int, type_: str | None, state: State | None, as_json: bool, watch: float | None) -> None:
     """What ran, and how it ended.
 
     \b
@@ -42,12 +44,13 @@ def list_jobs(limit: int, type_: str, state: str, as_json: bool, watch: float | 
     """
 
     def show() -> None:
-        rows = [asdict(job) for job in registered("jobs", limit, type=type_, status=state.upper())]
+        rows = [asdict(job) for job in registered("jobs", limit, type=type_ or "", status=state or "")]
         if as_json:
             data_json("status.jobs", rows)
             return
         shown = [(r["job_id"], r["type"], r["name"], r["status"], r["created_at"][:19], _made(r)) for r in rows]
-        show_table(("job", "type", "name", "status", "created", "result"), shown)
+        filtered = type_ is not None or state is not None
+        show_table(("job", "type", "name", "status", "created", "result"), shown, filtered=filtered)
 
     watched(show, watch)
 
@@ -163,10 +166,14 @@ def registered(what: str, limit: int, **only: str) -> list[Any]:
         return list(getattr(registry, what)(limit, **only))
 
 
-def show_table(headers: tuple[str, ...], rows: list[tuple[Any, ...]], right: tuple[str, ...] = ()) -> None:
-    """A table, or a word about how to begin."""
+def show_table(
+    headers: tuple[str, ...], rows: list[tuple[Any, ...]], right: tuple[str, ...] = (), filtered: bool = False
+) -> None:
+    """A table, or a word about why there is none: nothing fits the filters, or nothing is there."""
     if rows:
         data(table(headers, rows, right))
+    elif filtered:
+        say("nothing fits; without the filters you see all")
     else:
         say("nothing yet; start with: synth-ray quickstart")
 

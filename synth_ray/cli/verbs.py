@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from synth_ray.cli.output import data, say
+from synth_ray.cli.output import data, data_json, say
 
 if TYPE_CHECKING:
     from synth_ray.cli.progress import Stages
@@ -56,7 +56,9 @@ def client(home: Home, env_file: Path) -> JobClient:
     return JobClient(cluster.require(home), home, env_file.resolve())
 
 
-def check_config(model: type[Section], configs: Sequence[Path], sets: Sequence[str], dry_run: bool) -> bool:
+def check_config(
+    model: type[Section], configs: Sequence[Path], sets: Sequence[str], dry_run: bool, as_json: bool = False
+) -> bool:
     """Validates before anything starts; prints the resolved config for a dry run and says whether to go on."""
     from synth_ray.core.config import load_config
 
@@ -67,7 +69,10 @@ def check_config(model: type[Section], configs: Sequence[Path], sets: Sequence[s
         if kind := _CHECKED.get(model.__name__):
             given = [*(f"--config={path}" for path in configs), *(f"--set={item}" for item in sets)]
             run_script("check", [kind, *given])
-        data(json.dumps(resolved.as_dict(), indent=2))
+        if as_json:
+            data_json("dry_run", resolved.as_dict())
+        else:
+            data(json.dumps(resolved.as_dict(), indent=2))
     return not dry_run
 
 

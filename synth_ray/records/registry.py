@@ -253,15 +253,16 @@ class Registry:
         return [self._model(row) for row in rows]
 
     def add_file(self, filename: str, purpose: str, size_bytes: int, sha256: str) -> StoredFile:
-        """Records an uploaded file under an id made of its digest; the same bytes are the same file."""
+        """Records an uploaded file under an id made of its digest; the same bytes are the same file.
+
+        Uploaded again, it has the later name and purpose.
+        """
         new = StoredFile(f"file-{sha256[:24]}", filename, purpose, size_bytes, sha256, utc_now())
         with self._database.writing() as connection:
-            row = _row(connection, "files", "file_id", new.file_id)
-            if row is not None:
-                return StoredFile(**dict(row))
             values = tuple(getattr(new, column) for column in _FILE_COLUMNS)
-            connection.execute(insert_sql("files", _FILE_COLUMNS), values)
-        return new
+            again = " ON CONFLICT (file_id) DO UPDATE SET filename = excluded.filename, purpose = excluded.purpose"
+            connection.execute(insert_sql("files", _FILE_COLUMNS) + again, values)
+        return self.file(new.file_id)
 
     def file(self, file_id: str) -> StoredFile:
         """The uploaded file with this id. Raises NotFoundError that names similar ids."""

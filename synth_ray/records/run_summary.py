@@ -1,4 +1,4 @@
-"""Runs side by side: where each stands and what its batch rewards were. Reads run folders; needs no cluster."""
+"""Runs side by side: where each stands and what its batch rewards were. Reads files; needs no cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from synth_ray.core.errors import CorruptError, NotFoundError
+from synth_ray.core.paths import Home
 from synth_ray.records.metrics import last_by_step
+from synth_ray.records.run_end import with_end
 from synth_ray.records.runs import RunDir, run_names
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -54,28 +56,30 @@ class RunSummary:
         return {**plain, "rewards": list(self.rewards), "first": self.first, "last": self.last, "best": self.best}
 
 
-def newest_runs(runs: Path, limit: int) -> list[RunSummary]:
-    """The runs in ``runs``, newest first."""
+def newest_runs(home: Home, limit: int) -> list[RunSummary]:
+    """The runs of a project, newest first."""
+    runs = home.runs
     names = sorted(run_names(runs), key=lambda name: (runs / name).stat().st_ctime, reverse=True)
-    summaries = [run_summary(runs / name) for name in names[: 2 * limit]]
+    summaries = [run_summary(runs / name, home.state_db) for name in names[: 2 * limit]]
     return sorted(summaries, key=lambda run: run.created_at, reverse=True)[:limit]
 
 
-def find_runs(runs: Path, names: Sequence[str]) -> list[RunSummary]:
+def find_runs(home: Home, names: Sequence[str]) -> list[RunSummary]:
     """The runs with these names. Raises NotFoundError that lists what is there."""
+    runs = home.runs
     known = run_names(runs)
     for name in names:
         if name not in known:
             there = ", ".join(known[-5:])
             raise NotFoundError(f"there is no run {name!r} in {runs}", f"runs there: {there}" if there else "")
-    return [run_summary(runs / name) for name in names]
+    return [run_summary(runs / name, home.state_db) for name in names]
 
 
-def run_summary(path: Path) -> RunSummary:
-    """What a run folder says."""
+def run_summary(path: Path, state_db: Path) -> RunSummary:
+    """What a run folder says, and of a run that was killed what the registry says of its job."""
     run = RunDir(path)
     try:
-        record, config = run.record(), run.config()
+        record, config = with_end(run.record(), state_db), run.config()
         rows = last_by_step(run.metrics)
     except CorruptError as error:
         return RunSummary(path.name, "CORRUPT", "", None, 0, None, (), error.message, 0, str(path))

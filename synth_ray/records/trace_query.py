@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from contextlib import closing
@@ -21,7 +22,7 @@ _ALLOWED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Rows of JSON values (a blob is its hex digits); ``cut`` if there were more than were asked for."""
+    """Rows of JSON values (a blob is its hex digits, infinity None); ``cut`` if there were more than were asked for."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -53,6 +54,8 @@ def _authorize(action: int, *_: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value.hex() if isinstance(value, bytes) else value
 
 

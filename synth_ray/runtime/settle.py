@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from synth_ray.core.errors import ConflictError
@@ -17,11 +19,33 @@ if TYPE_CHECKING:
     from synth_ray.runtime.cluster import LocalCluster
 
 
+EVERY_S = 5.0
+
+
 @dataclass(frozen=True)
 class _End:
     kind: str
     message: str
     exit_code: int
+
+
+class Settler:
+    """``settle`` for those who ask often: once in ``EVERY_S``, and nobody waits for another one's."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._next = 0.0
+
+    def settle(self, home: Home) -> None:
+        """Settles, unless that has just been done or is being done."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() >= self._next:
+                settle(home)
+                self._next = time.monotonic() + EVERY_S
+        finally:
+            self._lock.release()
 
 
 def settle(home: Home) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from synth_ray.records.metrics import MetricsLog
 from synth_ray.records.registry import Model, Registry
 from synth_ray.records.runs import RunDir
 from synth_ray.records.states import State
+from synth_ray.runtime import settle as settle_module
+from synth_ray.runtime.settle import Settler
 from tests.unit.live_app import live_app
 from tests.unit.scripted_gateway import ScriptedEngine
 
@@ -93,6 +96,7 @@ def api(server: tuple[str, Backend, FakeCluster], tmp_path: Path) -> Api:
     """The one server, with an empty home for each test."""
     origin, backend, cluster = server
     backend.home = Home(tmp_path / "state", tmp_path)
+    backend._settler = Settler()
     cluster.__init__(backend.home)  # type: ignore[misc]
     return Api(origin, cluster)
 
@@ -278,6 +282,13 @@ def test_files_are_kept_listed_and_fine_tuned_on(api: Api) -> None:
     assert len(api.cluster.submitted) == 1
 
 
+def test_the_last_upload_of_the_same_bytes_gives_name_and_purpose(api: Api) -> None:
+    first = api("POST", "/files", 201, files={"file": ("a.jsonl", jsonl(LINE))}, data={"purpose": "other"})
+    again = api.upload(jsonl(LINE), "b.jsonl")
+    assert (first["purpose"], again) == ("other", {**first, "filename": "b.jsonl", "purpose": "fine-tune"})
+    assert api("GET", "/files?purpose=fine-tune")["files"] == [again]
+
+
 @pytest.mark.parametrize("content", [b"no json\n", b'{"a": 1}\n', b"\xff\n"])
 def test_a_file_that_cannot_be_trained_on_is_refused_with_its_line(api: Api, content: bytes) -> None:
     error = api.upload(content, status=422)["detail"]["error"]
@@ -426,6 +437,78 @@ def test_a_stream_sends_what_comes_while_it_is_open(api: Api, monkeypatch: pytes
     assert ": keep-alive" in text
     assert text.index('"queued"') < text.index("rl.train.step") < text.index("rl.job.completed")
     assert '"status":"succeeded"' in text
+
+
+def kill_a_job(home: Home, job_id: str) -> None:
+    """What a job leaves behind that was killed with its cluster."""
+    run = RunDir.create(home.runs, job_id, {})
+    run.start_attempt(job_id)
+    run.set_state(State.RUNNING)
+    with Registry(home.state_db) as registry:
+        registry.set_job_status(job_id, State.RUNNING)
+    JobFiles(home.jobs / job_id).submitted_to("gone")  # from here on it can be settled
+
+
+@pytest.mark.parametrize(
+    "route", ["/rl/jobs/{}", "/rl/jobs", "/rl/jobs/{}/events", "/rl/jobs/{}/timeline", "/jobs/{}/runs"]
+)
+def test_a_killed_job_has_failed_on_every_route(api: Api, monkeypatch: pytest.MonkeyPatch, route: str) -> None:
+    monkeypatch.setattr(settle_module, "EVERY_S", 0.0)
+    job_id = api.rl()["job_id"]
+    kill_a_job(api.home, job_id)
+    answer = api("GET", route.format(job_id))
+    found = {
+        "/rl/jobs/{}": lambda: answer["status"],
+        "/rl/jobs": lambda: answer["jobs"][0]["status"],
+        "/rl/jobs/{}/events": lambda: answer["events"][-1]["type"].rpartition(".")[2],
+        "/rl/jobs/{}/timeline": lambda: answer["timeline"][-1]["phase"],
+        "/jobs/{}/runs": lambda: answer["runs"][0]["status"],
+    }
+    assert found[route]() == "failed"
+    if route == "/jobs/{}/runs":
+        assert answer["runs"][0]["ended_at"] == api("GET", f"/rl/jobs/{job_id}")["updated_at"]
+
+
+def test_a_stream_ends_with_a_job_that_is_killed_meanwhile(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_http, "POLL_S", 0.05)
+    monkeypatch.setattr(settle_module, "EVERY_S", 0.2)
+    job_id = api.rl()["job_id"]
+
+    async def main() -> str:
+        async with httpx2.AsyncClient(headers=HEADERS, timeout=20) as client:
+            reading = asyncio.create_task(client.get(f"{api.origin}/api/rl/jobs/{job_id}/stream"))
+            await asyncio.sleep(0.5)
+            assert not reading.done()
+            await asyncio.to_thread(kill_a_job, api.home, job_id)
+            return (await reading).text
+
+    text = asyncio.run(main())
+    assert text.index('"queued"') < text.index("rl.job.failed")
+    assert '"status":"failed"' in text
+
+
+def test_a_slow_cluster_holds_up_the_asking_route_only(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle_module, "EVERY_S", 0.0)
+    job_id = api.rl()["job_id"]
+    run_a_job(api.home, job_id)
+    asked, answered, in_time = threading.Event(), threading.Event(), []
+
+    def slow(_: Home) -> None:
+        asked.set()
+        in_time.append(answered.wait(5))
+
+    monkeypatch.setattr(settle_module, "settle", slow)
+
+    async def main() -> None:
+        async with httpx2.AsyncClient(headers=HEADERS, timeout=20) as client:
+            asking = asyncio.create_task(client.get(f"{api.origin}/api/rl/jobs/{job_id}/stream"))
+            assert await asyncio.to_thread(asked.wait, 10)
+            await client.get(f"{api.origin}/api/files")
+            answered.set()
+            await asking
+
+    asyncio.run(main())
+    assert in_time[0]
 
 
 def test_streams_are_bounded_and_checked(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

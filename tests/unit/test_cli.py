@@ -113,6 +113,18 @@ def test_dry_run_prints_the_resolved_config(tmp_path: Path) -> None:
     assert resolved["sources"]["training.seed"] == "--set"
 
 
+@pytest.mark.parametrize("verb", [("train", "rl", "-c", "rl_weak.toml"), ("eval", "-c", "collect_weak.toml")])
+def test_a_dry_run_with_json_has_the_envelope_of_every_answer(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    *words, file = verb
+    plain, answer = (
+        json.loads(cli(*words, str(QUICK / file), "--dry-run", *more, home=tmp_path).stdout)
+        for more in ((), ("--json",))
+    )
+    assert answer.keys() == {"schema", "as_of", "data"}
+    assert (answer["schema"], answer["data"]) == ("synth-ray/dry_run/1", plain)
+    assert plain.keys() == {"config", "sha256", "sources"}
+
+
 def test_setup_writes_private_keys_and_keeps_them(tmp_path: Path) -> None:
     assert cli("setup", home=tmp_path).returncode == 0
     written = (tmp_path / ".env").read_text()

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from synth_ray.cli.job_feed import step_line
 from synth_ray.cli.main import cli
+from synth_ray.cli.train_verbs import check_name_is_free
 from synth_ray.core.errors import SynthRayError
 from synth_ray.core.paths import Home
 from synth_ray.core.types import Provenance, Rollout, StopReason
@@ -45,10 +46,11 @@ def home(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One fine-tune, two runs (one of them cancelled), two evaluations."""
+    """One fine-tune, two RL runs (one of them cancelled), two evaluations."""
     tmp_path = tmp_path_factory.mktemp("records")
     home = Home(tmp_path, tmp_path)
     with Registry(home.state_db) as registry:
+        _run(home, "job_sft", [], State.SUCCEEDED)
         _job(home, registry, "sft", "job_sft", "job_sft", {"model": FFT})
         registry.add_model(Model(FFT, "crafter-tiny", "full", "/m", "d1", "job_sft"))
         for job_id, name, model, rewards in (
@@ -104,6 +106,31 @@ def answer(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("status", "jobs", "--status", "nonsense"), ("'nonsense'", "paused_disk", "succeeded")),
+        (("status", "jobs", "--type", "evil"), ("'evil'", "eval", "deploy")),
+        (("status", "files", "--purpose", "nonsense"), ("'nonsense'", "fine-tune")),
+    ],
+)
+def test_a_filter_with_an_unknown_value_is_a_usage_error(
+    home: Home, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused = call(*arguments)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert all(word in refused.stderr for word in words), refused.stderr
+
+
+def test_a_filter_that_nothing_fits_says_so(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (("jobs", "--status", "running"), ("jobs", "--type", "deploy"), ("files", "--purpose", "other")):
+        shown = call("status", *arguments)
+        assert (shown.exit_code, shown.stdout) == (0, "")
+        assert shown.stderr == "nothing fits; without the filters you see all\n"
+    monkeypatch.setenv("SYNTH_RAY_HOME", str(tmp_path / "new"))
+    assert "quickstart" in call("status", "jobs").stderr
+
+
 @pytest.mark.parametrize("what", ["jobs", "models", "runs", "files"])
 def test_bare_is_list(home: Home, what: str) -> None:
     assert call("status", what).stdout == call("status", what, "list").stdout
@@ -128,6 +155,7 @@ def test_runs_side_by_side(home: Home) -> None:
     assert (runs["run-b"]["state"], runs["run-b"]["steps"], runs["run-b"]["total"]) == ("CANCELLED", 2, 3)
     assert runs["run-a"]["eval"]["mean"] == 2.0
     assert runs["run-b"]["eval"] is None
+    assert runs["job_sft"]["eval"]["mean"] == 1.0
     shown = call("status", "runs", "compare", "run-a", "run-b").stdout
     assert "▁" in shown
     assert [line.split() for line in shown.splitlines() if line.startswith("step ")] == [
@@ -144,6 +172,7 @@ def test_a_damaged_run_does_not_hide_the_others(home: Home) -> None:
     assert {row["name"]: row["state"] for row in answer("status", "runs")["data"]} == {
         "run-a": "CORRUPT",
         "run-b": "CANCELLED",
+        "job_sft": "SUCCEEDED",
     }
 
 
@@ -160,7 +189,7 @@ def test_the_tree_of_models(home: Home) -> None:
 def test_summary(home: Home) -> None:
     value = answer("status", "summary")["data"]
     assert value["jobs"] == {"SUCCEEDED": 5}
-    assert value["runs"] == {"run-a": "SUCCEEDED", "run-b": "CANCELLED"}
+    assert value["runs"] == {"run-a": "SUCCEEDED", "run-b": "CANCELLED", "job_sft": "SUCCEEDED"}
     assert value["cluster"] is None
 
 
@@ -222,6 +251,49 @@ def test_a_job_whose_cluster_is_gone_has_failed(home: Home) -> None:
     assert "the cluster that ran it is gone" in call("status", "jobs").stdout
 
 
+def _unfinished(home: Home, name: str, kind: str, job_id: str, cluster: str) -> RunDir:
+    """A run that says that it runs, and so does its job."""
+    with Registry(home.state_db) as registry:
+        registry.create_job(kind, name, job_id=job_id)
+        registry.set_job_status(job_id, State.RUNNING)
+    if cluster:
+        JobFiles(home.jobs / job_id).submitted_to(cluster)
+    path = home.runs / name
+    run = RunDir(path) if path.exists() else RunDir.create(home.runs, name, {"training": {"iterations": 3}})
+    run.start_attempt(job_id)
+    run.set_state(State.RUNNING)
+    return run
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft"])
+@pytest.mark.parametrize(
+    "verb", [("runs",), ("runs", "compare", "lost", "live"), ("runs", "get", "lost"), ("summary",)]
+)
+def test_a_killed_run_is_shown_as_its_job(home: Home, kind: str, verb: tuple[str, ...]) -> None:
+    _unfinished(home, "lost", kind, "job_lost", "gone")
+    _unfinished(home, "live", kind, "job_live", "")
+    found = answer("status", *verb)["data"]
+    if verb == ("summary",):
+        assert (found["runs"]["lost"], found["runs"]["live"]) == ("FAILED", "RUNNING")
+        return
+    runs = {run["name"]: run for run in (found if isinstance(found, list) else [found])}
+    assert (runs["lost"]["state"], runs["lost"]["error"]) == ("FAILED", "the cluster that ran it is gone")
+    assert "live" not in runs or runs["live"]["state"] == "RUNNING"
+    time.sleep(0.2)
+    assert answer("status", "runs", "get", "lost")["data"]["duration_s"] == runs["lost"]["duration_s"]
+
+
+def test_a_killed_run_that_is_resumed_runs_again(home: Home) -> None:
+    run = _unfinished(home, "lost", "rl", "job_lost", "gone")
+    assert answer("status", "runs", "get", "lost")["data"]["state"] == "FAILED"
+    check_name_is_free(home, "lost", resume=True)
+    assert RunDir.resume(home.runs, "lost", run.config()).record().state is State.RUNNING  # nobody else writes into it
+    _unfinished(home, "lost", "rl", "job_again", "")
+    shown = answer("status", "runs", "get", "lost")["data"]
+    assert (shown["state"], shown["error"], shown["attempts"]) == ("RUNNING", None, 2)
+    assert [one.state for one in run.record().attempts] == [State.FAILED, State.RUNNING]
+
+
 def test_files(home: Home) -> None:
     line = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
     Path("train.jsonl").write_text(json.dumps(line) + "\n")
@@ -266,9 +338,10 @@ def test_an_evaluation_is_not_resumed_while_any_attempt_of_it_runs(home: Home) -
     assert call("eval", "--resume", "job_ea", "--dry-run").exit_code == 0
 
 
-def test_a_watch_repeats_and_ends_with_zero(home: Home) -> None:
+@pytest.mark.parametrize("what", ["jobs", "files"])
+def test_a_watch_repeats_and_ends_with_zero(home: Home, what: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "synth_ray.cli.main", "status", "jobs", "--json", "--watch", "0.1"],
+        [sys.executable, "-m", "synth_ray.cli.main", "status", what, "--json", "--watch", "0.1"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],

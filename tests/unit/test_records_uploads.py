@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ def home(tmp_path: Path) -> Home:
 def test_the_same_bytes_are_one_file(home: Home, tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_bytes(LINE)
-    first, again = upload(home, tmp_path / "a.jsonl"), upload(home, tmp_path / "b.jsonl", "validation")
-    assert first == again
+    first = upload(home, tmp_path / "a.jsonl")
+    assert upload(home, tmp_path / "a.jsonl") == first
     assert first.file_id == f"file-{sha256_bytes(LINE)[:24]}"
     assert is_file_id(first.file_id)
     assert (first.filename, first.purpose, first.size_bytes) == ("a.jsonl", "fine-tune", len(LINE))
@@ -36,6 +37,18 @@ def test_the_same_bytes_are_one_file(home: Home, tmp_path: Path) -> None:
     assert sorted(one.name for one in home.files.iterdir()) == [first.sha256]
     with Registry(home.state_db) as registry:
         assert registry.files() == [first]
+        assert registry.files(purpose="other") == []
+
+
+def test_the_last_upload_gives_name_and_purpose(home: Home, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_bytes(LINE)
+    first = upload(home, tmp_path / "a.jsonl", "other")
+    again = upload(home, tmp_path / "b.jsonl", "fine-tune")
+    assert again == replace(first, filename="b.jsonl", purpose="fine-tune")
+    assert stored(home, first.file_id)[0] == again
+    with Registry(home.state_db) as registry:
+        assert registry.files(purpose="fine-tune") == [again]
         assert registry.files(purpose="other") == []
 
 

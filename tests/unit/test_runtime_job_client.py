@@ -22,6 +22,7 @@ from synth_ray.records.job_files import JobFiles
 from synth_ray.records.registry import Registry
 from synth_ray.records.states import State
 from synth_ray.runtime import job_client
+from synth_ray.runtime import settle as settle_module
 from synth_ray.runtime.cluster import LocalCluster
 from synth_ray.runtime.job_client import JobClient
 from synth_ray.runtime.settle import settle
@@ -240,6 +241,32 @@ def test_a_killed_job_that_nobody_waits_for_is_settled(
         record = registry.job(job.job_id)
     assert (record.status, record.error) == expected
     assert (job.files.result() is None) is (said == "RUNNING")
+
+
+def test_who_asks_often_settles_once_and_waits_for_nobody(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[Home] = []
+    begun, done = threading.Event(), threading.Event()
+
+    def slow(of: Home) -> None:
+        settled.append(of)
+        begun.set()
+        assert done.wait(10)
+
+    monkeypatch.setattr(settle_module, "settle", slow)
+    settler = settle_module.Settler()
+    first = threading.Thread(target=settler.settle, args=(home,))
+    first.start()
+    assert begun.wait(10)
+    settler.settle(home)  # returns at once
+    done.set()
+    first.join()
+    settler.settle(home)
+    assert settled == [home]
+    monkeypatch.setattr(settle_module, "EVERY_S", 0.0)
+    settler = settle_module.Settler()
+    settler.settle(home)
+    settler.settle(home)
+    assert settled == [home] * 3
 
 
 def test_a_job_of_a_silent_cluster_may_be_running(

@@ -125,6 +125,7 @@ def test_the_printed_curl_line_works_and_sigterm_ends_it(tmp_path: Path) -> None
     with deployed(tmp_path, port, "--json", "--env-file", "my keys.env", "--trace", "kept") as process:
         assert process.stdout
         answer = json.loads(process.stdout.readline())
+        assert answer["as_of"].endswith("Z")
         assert answer["data"] == {"url": f"http://127.0.0.1:{port}", "apps": ["grpo-crafter"]}
         line = next(one for one in (tmp_path / "stderr").read_text().splitlines() if one.startswith("curl"))
         said = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=True)

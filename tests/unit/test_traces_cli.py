@@ -279,6 +279,11 @@ def test_otlp_follows_the_conventions(db: Path, tmp_path: Path) -> None:
     assert failed["status"] == {"code": 2, "message": "lost\x1b[0m"}
 
 
+def test_what_json_lacks_is_null_in_an_answer(db: Path) -> None:
+    shown = call("query", "SELECT 9e999, -9e999, 1.5, x'ab'", "--json").stdout
+    assert json.loads(shown, parse_constant=pytest.fail)["data"]["rows"] == [[None, None, 1.5, "ab"]]
+
+
 def test_content_is_left_out_unless_asked_for() -> None:
     plain, full = otlp_line(ROLLOUTS[0]), otlp_line(ROLLOUTS[0], content=True)
     assert "owned" not in plain
