@@ -30,6 +30,7 @@ TASKS: dict[str, Callable[[], Task]] = {
 }
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
+_IMPORT_HINT = "write module:Class, for example my_env:GuessTask"
 _MEMBERS = ("name", "open", "teacher", "teachers", "tools", "tool_call", "prices", "info")
 
 
@@ -46,12 +47,17 @@ def get_task(app_id: str) -> Task:
     return _instance(app_id, _imported(app_id))
 
 
+def task_id(app_id: str) -> str:
+    """The one name that records give the task, whatever it was called: ``get_task`` knows it."""
+    return TASKS[app_id]().name if app_id in TASKS else _checked(app_id)
+
+
 def app_name(app_id: str) -> str:
     """The name under which the task is served, and its route: ``my_env:GuessTask`` as ``my_env.GuessTask``.
 
     Different import paths have different names, and none is that of a built-in task, which have no dot.
     """
-    return TASKS[app_id]().name if app_id in TASKS else _checked(app_id).replace(":", ".")
+    return task_id(app_id).replace(":", ".")
 
 
 def names(app_id: str) -> frozenset[str]:
@@ -71,7 +77,7 @@ def source_digest(app_id: str) -> str:
 
 def _checked(app_id: str) -> str:
     if not _IMPORT_PATH.fullmatch(app_id):
-        raise ConfigError(f"{app_id!r} is no import path", "write module:Class, for example my_env:GuessTask")
+        raise ConfigError(f"{app_id!r} is no import path", _IMPORT_HINT)
     return app_id
 
 
@@ -88,12 +94,13 @@ def _imported(app_id: str) -> Any:
     except Exception as error:
         reason = last_line(str(error), "no message")
         raise ConfigError(f"importing {module_name} failed: {type(error).__name__}: {reason}") from error
-    if not hasattr(module, class_name):
-        known = [name for name in vars(module) if name.endswith("Task")]
-        raise NotFoundError(
-            f"{module.__file__} has no {class_name!r}", did_you_mean(class_name, known) if known else ""
-        )
-    return getattr(module, class_name)
+    if hasattr(module, class_name):
+        return getattr(module, class_name)
+    file = getattr(module, "__file__", None)
+    if not file:
+        raise ConfigError(f"{module_name} is no Python file, so it has no {class_name!r}", _IMPORT_HINT)
+    known = [name for name in vars(module) if name.endswith("Task")]
+    raise NotFoundError(f"{file} has no {class_name!r}", did_you_mean(class_name, known) if known else "")
 
 
 def _instance(app_id: str, factory: Any) -> Task:

@@ -88,11 +88,19 @@ class TerminateRequest(_Body):
     env_id: Name
 
 
+class Observation(BaseModel):
+    """What a player sees: the text that a model is shown, its picture if it has one, and everything unlocked so far."""
+
+    text: str
+    image: str = Field("", description="A data URL; absent without a picture.")
+    achievements: list[str]
+
+
 class EnvState(BaseModel):
     """A new or reset environment."""
 
     env_id: str
-    observation: dict[str, Any]
+    observation: Observation
     info: dict[str, Any]
     step_idx: int
 
@@ -122,18 +130,18 @@ def env_router(host: TaskHost, envs: LiveEnvs) -> APIRouter:
     async def create(body: CreateRequest) -> AsciiJson:
         """A new environment."""
         check_name(host, body.env_name)
-        return AsciiJson(_state(await envs.create(body.seed or 0, body.config.rest())))
+        return AsciiJson(await _state(await envs.create(body.seed or 0, body.config.rest())))
 
     @router.post("/reset", **makes)
     async def reset(body: ResetRequest) -> AsciiJson:
         """An environment back at its start."""
-        return AsciiJson(_state(await envs.reset(body.env_id, body.seed)))
+        return AsciiJson(await _state(await envs.reset(body.env_id, body.seed)))
 
     @router.post("/step", **steps)
     async def step(body: StepRequest) -> AsciiJson:
         """One decision."""
         calls = [openai_call(call.model_dump()) for call in body.tool_calls]
-        return AsciiJson(env_step(envs.get(body.env_id), calls))
+        return AsciiJson(await env_step(envs.get(body.env_id), calls))
 
     @router.post("/terminate", **ends)
     async def terminate(body: TerminateRequest) -> AsciiJson:
@@ -145,13 +153,13 @@ def env_router(host: TaskHost, envs: LiveEnvs) -> APIRouter:
     async def initialize(env_name: _EnvName, body: InitializeRequest) -> AsciiJson:
         """A new environment of that name."""
         check_name(host, env_name)
-        return AsciiJson(_state(await envs.create(body.seed or 0, body.config.rest())))
+        return AsciiJson(await _state(await envs.create(body.seed or 0, body.config.rest())))
 
     @router.post("/{env_name}/step", **steps)
     async def named_step(env_name: _EnvName, body: NamedStepRequest) -> AsciiJson:
         """One decision in an environment of that name."""
         check_name(host, env_name)
-        return AsciiJson(env_step(envs.get(body.env_id), body.action.calls()))
+        return AsciiJson(await env_step(envs.get(body.env_id), body.action.calls()))
 
     @router.post("/{env_name}/terminate", **ends)
     async def named_terminate(env_name: _EnvName, body: TerminateRequest) -> AsciiJson:
@@ -169,9 +177,9 @@ def check_name(host: TaskHost, env_name: str) -> None:
         raise NotFoundError(f"this task app serves {host.task.name!r}, not {env_name!r}")
 
 
-def env_step(env: LiveEnv, calls: list[dict[str, Any]], text: str = "") -> dict[str, Any]:
+async def env_step(env: LiveEnv, calls: list[dict[str, Any]], text: str = "") -> dict[str, Any]:
     """One decision and what it did, in the contract's shape."""
-    facts = env.step(calls, text)
+    facts = await env.step(calls, text)
     info = {
         "achievements_added": list(facts.unlocked),
         "actions": list(facts.actions),
@@ -179,9 +187,9 @@ def env_step(env: LiveEnv, calls: list[dict[str, Any]], text: str = "") -> dict[
         "env_steps": facts.env_steps,
     }
     answer = {"done": facts.done, "reward": float(len(facts.unlocked)), "truncated": False}
-    return {**_state(env), "info": info, **answer}
+    return {**await _state(env), "info": info, **answer}
 
 
-def _state(env: LiveEnv) -> dict[str, Any]:
+async def _state(env: LiveEnv) -> dict[str, Any]:
     info = {"seed": env.seed}
-    return {"env_id": env.env_id, "observation": env.observation(), "info": info, "step_idx": env.steps}
+    return {"env_id": env.env_id, "observation": await env.observation(), "info": info, "step_idx": env.steps}

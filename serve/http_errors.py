@@ -31,7 +31,7 @@ STATUS = {
 
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
 _MEANINGS = {
-    400: "The body is not JSON.",
+    400: "The body can not be read: it is not UTF-8, or holds a number of thousands of digits.",
     401: "No key, or a wrong one; the answer is the same for every reason.",
     404: "There is no such thing.",
     408: "The body did not arrive in time.",

@@ -1,7 +1,7 @@
 """Guards of the task app's HTTP side: keys, sizes and crowding, before any route sees the request.
 
-The order is that of cost: size of the head, key, free place, body, its depth. Without the right key every path gets the
-same 401, whether it exists or not.
+The order is that of cost: size of the head, key, free place, body, its encoding and depth. Without the right key every
+path gets the same 401, whether it exists or not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from serve.json_depth import json_depth
 from serve.turnstile import Turnstile
 from synth_ray.core.secrets import KeyRing
 
-OPEN_PATHS = frozenset({"", "/"})
+_OPEN_PATHS = frozenset({"", "/"})
+_OPEN_METHODS = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Guard:
             )
         if len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b"")) > limits.target_bytes:
             raise Refused(414, "too_large", f"path and query are longer than {limits.target_bytes} bytes")
-        if _path(scope) not in OPEN_PATHS and not self._keys.allows(given_keys(Headers(scope=scope))):
+        if not _is_open(scope) and not self._keys.allows(given_keys(Headers(scope=scope))):
             raise Refused(401, "unauthorised", "API key missing or invalid", {"www-authenticate": "Bearer"})
 
     async def _body(self, receive: Any) -> bytes:
@@ -101,14 +102,18 @@ class Guard:
                 body = await _read_body(receive, limits.body_bytes)
         except TimeoutError:
             raise Refused(408, "timeout", f"the body did not arrive within {limits.body_timeout_s:g} s") from None
+        # UTF-8 JSON has none, UTF-16 and UTF-32 always have: parsers read them too, but their depth is not known here.
+        if b"\0" in body:
+            raise Refused(400, "bad_request", "the body must be JSON in UTF-8, without NUL bytes")
         if json_depth(body) > limits.json_depth:
             raise Refused(422, "too_deep", f"the body nests deeper than {limits.json_depth} levels")
         return body
 
 
-def _path(scope: Any) -> str:
-    """The path below the prefix that the app is mounted on."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+def _is_open(scope: Any) -> bool:
+    """Whether the request needs no key: liveness, below the prefix that the app is mounted on."""
+    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    return path in _OPEN_PATHS and scope["method"] in _OPEN_METHODS
 
 
 def given_keys(headers: Headers) -> list[str]:

@@ -1,9 +1,12 @@
-"""How deeply a JSON text nests, found without parsing it: a parser that recurses must not see hostile depth.
+"""How deeply JSON nests, found without recursion: what recurses, as parsers do, must not see hostile depth.
 
-Linear time and memory, no recursion. Text that is not JSON gets some number; it is the parser's to refuse it.
+Linear time and memory. Text that is not JSON gets some number; it is the parser's to refuse it. So does
+text in another encoding than UTF-8.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -22,3 +25,12 @@ def json_depth(text: bytes) -> int:
         return 0
     opened = _MIDDLE - np.frombuffer(brackets, np.int8)  # +1 for an opening bracket, -1 for a closing one
     return max(0, int(np.cumsum(opened, dtype=np.int32).max()))
+
+
+def nests_deeper(value: Any, levels: int) -> bool:
+    """Whether more than ``levels`` arrays and objects of a parsed JSON value are inside each other."""
+    inside = [value]
+    for _ in range(levels):
+        opened = [one for one in inside if isinstance(one, dict | list)]
+        inside = [inner for one in opened for inner in (one.values() if isinstance(one, dict) else one)]
+    return any(isinstance(one, dict | list) for one in inside)

@@ -6,6 +6,7 @@ Invariant: at most ``limit`` are alive; each belongs to this process, so that a 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from synth_ray.core.errors import NotFoundError
 from synth_ray.core.types import StepFacts
 from synth_ray.rollout.limits import LIMITS
 from synth_ray.rollout.task import Episode, Task
+from synth_ray.rollout.tool_calls import TOOL_NAME
 
 LIVE_LIMIT = 64
 IDLE_S = 900.0
@@ -33,17 +35,23 @@ class LiveEnv:
     steps: int = 0
     done: bool = False
     used_at: float = field(default_factory=time.monotonic)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who changes the episode or looks at it: a picture is drawn in a thread."""
 
-    def step(self, calls: Sequence[Mapping[str, Any]], text: str = "") -> StepFacts:
+    async def step(self, calls: Sequence[Mapping[str, Any]], text: str = "") -> StepFacts:
         """One decision, by OpenAI-shaped tool calls or by a reply's text."""
-        facts = self.episode.step(text, {"tool_calls": list(calls)} if calls else {})
-        self.steps += 1
-        self.done = facts.done
-        return facts
+        async with self.turn:
+            facts = self.episode.step(text or _as_text(calls), {"tool_calls": list(calls)} if calls else {})
+            self.steps += 1
+            self.done = facts.done
+            return facts
 
-    def observation(self) -> dict[str, Any]:
-        """What a player sees now."""
-        return {"text": self.episode.messages()[-1].content, "achievements": list(self.episode.achievements)}
+    async def observation(self) -> dict[str, Any]:
+        """What a player sees now: the text that asks for the next decision, and its picture if it has one."""
+        async with self.turn:
+            message = (await asyncio.to_thread(self.episode.messages))[-1]
+            image = {"image": message.images[0]} if message.images else {}
+            return {"text": message.content, **image, "achievements": list(self.episode.achievements)}
 
 
 class LiveEnvs:
@@ -68,9 +76,10 @@ class LiveEnvs:
     async def reset(self, env_id: str, seed: int | None) -> LiveEnv:
         """The same one from its start, or from another seed's."""
         env = self.get(env_id)
-        env.seed = env.seed if seed is None else seed
-        env.episode = await self._open(env.seed, env.config)
-        env.steps, env.done = 0, False
+        async with env.turn:
+            env.seed = env.seed if seed is None else seed
+            env.episode = await self._open(env.seed, env.config)
+            env.steps, env.done = 0, False
         return env
 
     def get(self, env_id: str) -> LiveEnv:
@@ -98,3 +107,15 @@ class LiveEnvs:
         oldest = time.monotonic() - self._idle_s
         for env_id in [env_id for env_id, env in self._envs.items() if env.used_at < oldest]:
             del self._envs[env_id]
+
+
+def _as_text(calls: Sequence[Mapping[str, Any]]) -> str:
+    """The reply in text that asks for the same actions, for a task that reads no tool calls; empty without actions."""
+    actions = [action for call in calls for action in _actions(call["function"])]
+    return json.dumps({"actions": actions}) if actions else ""
+
+
+def _actions(function: Mapping[str, Any]) -> list[Any]:
+    arguments = function["arguments"] if function["name"] == TOOL_NAME else None
+    actions = arguments.get("actions") if isinstance(arguments, Mapping) else None
+    return actions if isinstance(actions, list) else []

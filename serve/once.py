@@ -37,6 +37,8 @@ class _Running(Generic[R, T]):
     request: R
     task: asyncio.Task[T]
     callers: int = 0
+    giving_up: asyncio.TimerHandle | None = None
+    """Set while nobody waits for it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class OncePerId(Generic[R, T]):
 
     async def _joined(self, key: str, running: _Running[R, T]) -> T:
         running.callers += 1
+        if running.giving_up:
+            running.giving_up.cancel()
+            running.giving_up = None
         try:
             return await asyncio.shield(running.task)
         finally:
@@ -87,12 +92,11 @@ class OncePerId(Generic[R, T]):
             if not running.callers and not running.task.done():
                 crowded = sum(not one.callers for one in self._running.values()) > self._keeping.abandoned
                 delay_s = 0.0 if crowded else self._keeping.abandoned_s
-                asyncio.get_running_loop().call_later(delay_s, self._give_up, key, running)
+                running.giving_up = asyncio.get_running_loop().call_later(delay_s, self._give_up, key, running)
 
     def _give_up(self, key: str, running: _Running[R, T]) -> None:
-        if not running.callers and not running.task.done():
-            self._remove(key, running)  # At once: who comes now must not join what is being cancelled.
-            running.task.cancel()
+        self._remove(key, running)  # At once: who comes now must not join what is being cancelled.
+        running.task.cancel()
 
     def _ended(self, key: str, running: _Running[R, T]) -> None:
         self._remove(key, running)

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Header
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.env_http import Action, env_step
+from serve.env_http import Action, Observation, env_step
 from serve.http_errors import responses
 from serve.http_json import AsciiJson
 from serve.http_keys import keyed
 from serve.live_envs import LiveEnvs
 from serve.task_host import TaskHost
+from synth_ray.core.errors import ConfigError
 from synth_ray.rollout.contract import Seed
 
 SESSION_HEADER = "X-Session-Id"
@@ -53,7 +54,7 @@ class OpenEnvStep(BaseModel):
 class OpenEnvResult(BaseModel):
     """What the player sees now, and what the last decision was worth."""
 
-    observation: dict[str, Any]
+    observation: Observation
     reward: float | None = None
     done: bool = False
 
@@ -84,13 +85,6 @@ class OpenEnvMetadata(BaseModel):
     documentation_url: str | None = None
 
 
-class OpenEnvObservation(BaseModel):
-    """An observation: the text that a model is shown, and everything unlocked so far."""
-
-    text: str
-    achievements: list[str]
-
-
 def openenv_router(host: TaskHost, envs: LiveEnvs) -> APIRouter:
     """OpenEnv's routes over the living environments."""
     router = APIRouter(dependencies=[Depends(keyed)], default_response_class=AsciiJson, tags=["openenv"])
@@ -101,20 +95,25 @@ def openenv_router(host: TaskHost, envs: LiveEnvs) -> APIRouter:
     async def reset(
         body: Annotated[OpenEnvReset | None, Body()] = None, x_session_id: _MaybeSession = None
     ) -> AsciiJson:
-        """A new session, or with its header an old one from the start."""
+        """A new session, or with its header an old one from the start, by another seed if one is given."""
         wanted = body or OpenEnvReset()
         config = dict(wanted.model_extra or {})
+        if x_session_id and config:
+            raise ConfigError(
+                "a session keeps the settings that it was made with",
+                f"send {SESSION_HEADER} with no more than a seed, or the settings without it for a new session",
+            )
         if x_session_id:
             env = await envs.reset(x_session_id, wanted.seed)
         else:
             env = await envs.create(wanted.seed or 0, config)
-        answer = {"observation": env.observation(), "reward": None, "done": False}
+        answer = {"observation": await env.observation(), "reward": None, "done": False}
         return AsciiJson(answer, headers={SESSION_HEADER: env.env_id})
 
     @router.post("/step", response_model=OpenEnvResult, responses=responses(404, body=True))
     async def step(body: OpenEnvStep, x_session_id: _Session) -> AsciiJson:
         """One decision."""
-        done = env_step(envs.get(x_session_id), body.action.calls(), body.action.text)
+        done = await env_step(envs.get(x_session_id), body.action.calls(), body.action.text)
         return AsciiJson({key: done[key] for key in ("observation", "reward", "done")})
 
     @router.get("/state", response_model=OpenEnvState, responses=responses(404))
@@ -129,7 +128,7 @@ def openenv_router(host: TaskHost, envs: LiveEnvs) -> APIRouter:
         """JSON schemas of actions, observations and states."""
         models: dict[str, type[BaseModel]] = {
             "action": OpenEnvAction,
-            "observation": OpenEnvObservation,
+            "observation": Observation,
             "state": OpenEnvState,
         }
         return AsciiJson({name: model.model_json_schema() for name, model in models.items()})

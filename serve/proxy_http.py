@@ -6,11 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from serve.http_errors import ErrorBody, responses
+from serve.http_errors import ErrorBody, error_answer, responses
+from serve.http_guard import HttpLimits
+from serve.http_json import AsciiJson
 from serve.http_keys import keyed
-from synth_ray.core.errors import ConfigError, EndpointRefused, EndpointUnavailable, PolicyError, PrerequisiteError
+from serve.json_depth import nests_deeper
+from synth_ray.core.errors import (
+    ConfigError,
+    EndpointRefused,
+    EndpointUnavailable,
+    PolicyError,
+    PrerequisiteError,
+    SynthRayError,
+)
 from synth_ray.core.hashing import canonical_json
 from synth_ray.core.origins import InferenceOrigins
 from synth_ray.rollout.remote.client import ChatClient, parse_json
@@ -33,6 +43,7 @@ _DECLARED: dict[str, Any] = {
     },
 }
 _GPT5_MIN_TOKENS = 16_000
+_DEEPEST = HttpLimits.json_depth
 
 
 def proxy_router(client: ChatClient, origins: InferenceOrigins, tool_call: ToolCall) -> APIRouter:
@@ -64,14 +75,17 @@ async def _proxied(
         target = origins.vendor_target(vendor)
         completion = await client.complete(target, body, TIMEOUT_S, TIMEOUT_S)
     except ConfigError as error:
-        return _failed(422, "invalid_request", error.message, error.hint)
+        return _failed(422, "invalid_request", error)
     except PrerequisiteError as error:
-        return _failed(503, f"missing_{vendor}_api_key", error.message, error.hint)
+        return _failed(503, f"missing_{vendor}_api_key", error)
     except (EndpointRefused, EndpointUnavailable) as error:
         return _vendor_failed(vendor, error)
-    if completion.value is None:
-        return _failed(502, f"{vendor}_error", completion.problem, "try again")
-    return JSONResponse(with_tool_call(completion.value, tool_call))
+    value, problem = completion.value, completion.problem
+    if nests_deeper(value, _DEEPEST):
+        value, problem = None, f"the completion nests deeper than {_DEEPEST} levels"
+    if value is None:
+        return error_answer(502, {"code": f"{vendor}_error", "message": problem, "hint": "try again"})
+    return AsciiJson(with_tool_call(value, tool_call))
 
 
 def vendor_body(body: Any, vendor: str) -> dict[str, Any]:
@@ -117,14 +131,13 @@ def _is_tool_list(tools: Any) -> bool:
     return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
-def _vendor_failed(vendor: str, error: PolicyError) -> JSONResponse:
-    status = error.details.get("status")
+def _vendor_failed(vendor: str, error: PolicyError) -> AsciiJson:
+    status, body = error.details.get("status"), error.details.get("body")
     code = status if isinstance(status, int) and status >= 400 else 502
     return _failed(
-        code, f"{vendor}_error", error.message, error.hint, {"status": status, "body": error.details.get("body")}
+        code, f"{vendor}_error", error, {"status": status, "body": None if nests_deeper(body, _DEEPEST) else body}
     )
 
 
-def _failed(status: int, code: str, message: str, hint: str, more: Mapping[str, Any] | None = None) -> JSONResponse:
-    error = {"code": code, "message": message, "hint": hint, **(more or {})}
-    return JSONResponse({"detail": {"error": error}}, status_code=status)
+def _failed(status: int, code: str, error: SynthRayError, more: Mapping[str, Any] | None = None) -> AsciiJson:
+    return error_answer(status, {"code": code, "message": error.message, "hint": error.hint, **(more or {})})

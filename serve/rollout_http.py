@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
+from serve.connection import ClientGone, while_connected
 from serve.http_errors import responses
 from serve.http_json import AsciiJson
 from serve.http_keys import keyed
+from serve.rollout_store import RolloutStore
 from serve.task_host import TaskHost
 from serve.turnstile import Turnstile
 from synth_ray.core.errors import DeadlineError, PolicyError
 from synth_ray.core.types import Rollout, StopReason
-from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.contract import RolloutPlan, RolloutRequest, rollout_plan
 from synth_ray.rollout.contract_response import RolloutResponse, StepwiseReport, rollout_response
 from synth_ray.rollout.remote.request import offered_tools
@@ -27,13 +29,15 @@ _DECLARED: dict[str, Any] = {
     "responses": responses(404, 409, 502, 503, 504, body=True),
 }
 
+_NOBODY_READS_IT = 499
 
-def rollout_router(host: TaskHost, turnstile: Turnstile, traces: TraceDB | None = None) -> APIRouter:
-    """The route that plays; what ran to a regular end is in ``traces`` before it is answered."""
+
+def rollout_router(host: TaskHost, turnstile: Turnstile, store: RolloutStore | None = None) -> APIRouter:
+    """The route that plays; what ran to a regular end is in ``store`` before it is answered."""
     router = APIRouter()
 
     @router.post("/rollout", **_DECLARED)
-    async def rollout(body: RolloutRequest) -> AsciiJson:
+    async def rollout(body: RolloutRequest, request: Request) -> Response:
         """Plays one episode and answers when it has ended.
 
         Who plays is a teacher of the task (`policy.config.provider`) or an OpenAI-compatible model
@@ -41,10 +45,16 @@ def rollout_router(host: TaskHost, turnstile: Turnstile, traces: TraceDB | None 
         one that could not even begin is a 502 or 504.
         """
         plan = rollout_plan(body, host.task.name, host.task.teachers)
-        played = await host.play(plan.spec)
+        spec = host.accepted(plan.spec)
+        if store:
+            await run_in_threadpool(store.check, spec)
+        try:
+            played = await while_connected(host.play(spec), request.receive)
+        except ClientGone:
+            return Response(status_code=_NOBODY_READS_IT)
         _check_played(played)
-        if traces and played.ok:  # Another one may be played again under its id, and an id is kept once.
-            await run_in_threadpool(traces.add, [played], offered_tools(plan.spec, host.task))
+        if store and played.ok:  # Another one may be played again under its id, and an id is kept once.
+            await run_in_threadpool(store.add, spec, played, offered_tools(spec, host.task))
         await turnstile.enter()
         return AsciiJson(rollout_response(played, body, plan, _stepwise(played, plan)).model_dump())
 

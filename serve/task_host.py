@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from envs.registry import get_task, names
+from envs.registry import get_task, names, task_id
 from serve.call_batcher import CallBatcher, SendMany
 from serve.once import OncePerId
 from synth_ray.core.errors import ConfigError, DeadlineError, NotFoundError, PrerequisiteError
@@ -42,7 +43,7 @@ class TaskHost:
         chat: ChatClient | None = None,
     ) -> None:
         self.task = get_task(app_id)
-        self._names = names(app_id) | {self.task.name}
+        self._id, self._names = task_id(app_id), names(app_id) | {self.task.name}
         self.origins, self.chat = origins or InferenceOrigins(), chat or ChatClient()
         self._generate = generate
         self._batchers: dict[int, CallBatcher] = {}
@@ -57,11 +58,19 @@ class TaskHost:
         stands for another one; everything later is in the rollout. A rollout whose callers are all gone ends a while
         later (``serve.once``).
         """
+        spec = self.accepted(spec)
+        prices = price_list(spec.rewards, self.task.prices)
+        return await self._rollouts.run(spec.rollout_id, spec, lambda: self._play(spec, prices))
+
+    def accepted(self, spec: EpisodeSpec) -> EpisodeSpec:
+        """``spec`` as it is played and recorded: by whichever of its names it calls the task, under the task's id.
+
+        Raises NotFoundError for another task's name, ConfigError for a spec beyond the limits.
+        """
         if not self.serves(spec.task):
             raise NotFoundError(f"this task app serves {min(self._names)!r}, not {spec.task!r}")
         LIMITS.check(spec)
-        prices = price_list(spec.rewards, self.task.prices)
-        return await self._rollouts.run(spec.rollout_id, spec, lambda: self._play(spec, prices))
+        return replace(spec, task=self._id)
 
     async def _play(self, spec: EpisodeSpec, prices: Prices) -> Rollout:
         try:
@@ -76,8 +85,12 @@ class TaskHost:
         return name in self._names
 
     def info(self, seeds: list[int]) -> dict[str, Any]:
-        """What the task says of itself; makes a world for every seed, so call it with seeds in a thread only."""
-        return self.task.info(seeds)
+        """What the task says of itself, with what every task has; makes a world for every seed, so call it with seeds
+        in a thread only.
+        """
+        told, name = self.task.info(seeds), self.task.name
+        about = {"id": name, "name": name, "version": "", "description": "", **told.get("task", {})}
+        return {"environment": name, **told, "task": about}
 
     async def seed_infos(self, seeds: list[int]) -> list[dict[str, Any]]:
         """One ``info`` per seed; rollouts that start meanwhile take their turns in between."""

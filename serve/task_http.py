@@ -15,6 +15,7 @@ from serve.live_envs import LiveEnvs
 from serve.openenv_http import openenv_router
 from serve.proxy_http import proxy_router
 from serve.rollout_http import rollout_router
+from serve.rollout_store import RolloutStore
 from serve.task_host import TaskHost
 from serve.turnstile import Turnstile
 from synth_ray import __version__
@@ -29,7 +30,7 @@ def create_app(host: TaskHost, keys: KeyRing, traces: TraceDB | None = None) -> 
     app.add_middleware(Guard, keys=keys, turnstile=turnstile)
     add_error_handlers(app)
     envs = LiveEnvs(host.task)
-    rollouts = rollout_router(host, turnstile, traces)
+    rollouts = rollout_router(host, turnstile, RolloutStore(traces) if traces else None)
     for router in (info_router(host), rollouts, env_router(host, envs), openenv_router(host, envs)):
         app.include_router(router)
     app.include_router(proxy_router(host.chat, host.origins, host.task.tool_call))

@@ -124,6 +124,12 @@ class TraceDB:
                 session = session_from(row)
             yield session
 
+    def session(self, rollout_id: str) -> Session | None:
+        """The session with this id, if it is there. Raises CorruptError if its row does not decode."""
+        rows = self._session_rows(rollout_id)
+        with _decoding(self.path, rollout_id):
+            return session_from(rows[0]) if rows else None
+
     def rollouts(self, query: SessionQuery = ALL) -> Iterator[Rollout]:
         """Streams whole rollouts, one in memory at a time."""
         for row in self._pages(query):
@@ -131,7 +137,7 @@ class TraceDB:
 
     def load(self, rollout_id: str) -> Rollout:
         """The rollout with this id. Raises NotFoundError, or CorruptError if its rows do not decode."""
-        rows = self._database.rows("SELECT * FROM sessions WHERE rollout_id = ?", (rollout_id,))
+        rows = self._session_rows(rollout_id)
         if not rows:
             raise self._missing(rollout_id)
         return self._with_turns(rows[0])
@@ -153,6 +159,9 @@ class TraceDB:
 
     def _missing(self, rollout_id: str) -> NotFoundError:
         return NotFoundError(f"no rollout {rollout_id!r} in {self.path}", "list the rollouts that are there")
+
+    def _session_rows(self, rollout_id: str) -> list[sqlite3.Row]:
+        return self._database.rows("SELECT * FROM sessions WHERE rollout_id = ?", (rollout_id,))
 
     def _with_turns(self, row: sqlite3.Row) -> Rollout:
         rollout_id = row["rollout_id"]

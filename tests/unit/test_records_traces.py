@@ -118,6 +118,8 @@ def test_adding_again_is_ignored_and_counted(tmp_path: Path) -> None:
         assert traces.add([rollout("a"), rollout("b"), rollout("a")]) == Added(2, 1)
         assert traces.add([rollout("b", outcome=9.0), rollout("c")]) == Added(1, 1)
         assert traces.load("b").outcome == 1.0
+        assert (session := traces.session("b")) and (session.rollout_id, session.outcome) == ("b", 1.0)
+        assert traces.session("nobody") is None
         assert traces.count() == 3
 
 

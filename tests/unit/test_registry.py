@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from envs.registry import app_name, get_task, names, source_digest
+from envs.registry import app_name, get_task, names, source_digest, task_id
 from serve.task_host import TaskHost
 from serve.task_http import create_app
 from synth_ray.core.errors import ConfigError, NotFoundError
@@ -44,6 +44,8 @@ def test_a_task_of_the_project_folder(folder: Path) -> None:
     assert task.open(1, {}, 2).outcome == 0
     assert app_name("mine_env:FetchTask") == "mine_env.FetchTask"
     assert app_name("crafter") == app_name("grpo-crafter") == "grpo-crafter"
+    assert task_id("mine_env:FetchTask") == "mine_env:FetchTask"
+    assert {task_id(name) for name in names("crafter")} == {"grpo-crafter"}
     older = {"crafter-task", "grpo-crafter-task-app"}
     assert names("crafter") == {"crafter", "grpo-crafter", "CrafterClassic"} | older
     assert source_digest("mine_env:FetchTask") == sha256_file(folder / "mine_env.py")
@@ -54,6 +56,7 @@ def test_a_task_of_the_project_folder(folder: Path) -> None:
     ("app_id", "error", "words"),
     [
         ("os:system", ConfigError, "is no task: it lacks name, open, teacher, teachers, tools"),
+        ("sys:FooTask", ConfigError, "sys is no Python file, so it has no 'FooTask'"),
         ("mine_env:FetchTusk", NotFoundError, "FetchTusk"),
         ("no_such_env:Task", NotFoundError, "no module 'no_such_env'"),
         ("torn_env:Task", ConfigError, "importing torn_env failed: ZeroDivisionError"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.http_guard import Guard, HttpLimits
-from serve.json_depth import json_depth
+from serve.json_depth import json_depth, nests_deeper
 from synth_ray.core.secrets import KeyRing
 
 KEY = (b"x-api-key", b"right")
@@ -64,6 +64,8 @@ def test_what_is_within_the_limits_passes_unchanged() -> None:
         (414, "too_large", {"path": "/" + "a" * 9000}),
         (401, "unauthorised", {"headers": []}),
         (401, "unauthorised", {"headers": [(b"x-api-key", b"wrong")], "path": "/nothing"}),
+        *((401, "unauthorised", {"headers": [], "path": "/", "method": name}) for name in ("POST", "PUT", "OPTIONS")),
+        *((400, "bad_request", {"body": ('["\\"",' + "[" * 200).encode(name)}) for name in ("utf-16", "utf-32-be")),
         (422, "too_deep", {"body": b"[" * 65 + b"]" * 65}),
         (422, "too_deep", {"body": b'{"a":' * 200_000}),
         (413, "too_large", {"body": b"x" * ((1 << 20) + 1)}),
@@ -74,6 +76,10 @@ def test_refusals(status: int, code: str, scope: dict[str, Any]) -> None:
     assert answer[0] == status
     assert json.loads(answer[2])["detail"]["error"]["code"] == code
     assert int(answer[1][b"content-length"]) == len(answer[2])
+
+
+def test_liveness_needs_no_key() -> None:
+    assert [one(method=method, path="/", headers=[])[0] for method in ("GET", "HEAD")] == [200, 200]
 
 
 def test_a_body_that_drips_is_given_up() -> None:
@@ -143,6 +149,14 @@ def depth(value: Any) -> int:
 @given(JSON, st.booleans(), st.sampled_from([None, 1]))
 def test_depth_of_every_json_text(value: Any, ascii_only: bool, indent: int | None) -> None:
     assert json_depth(json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()) == depth(value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(JSON)
+def test_a_parsed_value_nests_as_deep_as_its_text(value: Any) -> None:
+    deepest = depth(value)
+    assert not nests_deeper(value, deepest)
+    assert deepest == 0 or nests_deeper(value, deepest - 1)
 
 
 @given(st.binary())

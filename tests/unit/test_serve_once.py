@@ -141,6 +141,31 @@ def test_abandoned_work_is_cancelled_in_the_end_and_its_id_is_free() -> None:
     run(test)
 
 
+def test_who_leaves_a_second_time_leaves_as_much_time_again() -> None:
+    async def test() -> None:
+        once, loop = (
+            OncePerId[str, Any](lambda request, result: True, Keeping(abandoned_s=0.3)),
+            asyncio.get_running_loop(),
+        )
+        cancelled_at: asyncio.Future[float] = loop.create_future()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                cancelled_at.set_result(loop.time())
+
+        for stays_s in (0.01, 0.2):
+            caller = asyncio.ensure_future(once.run("a", "request", work))
+            await asyncio.sleep(stays_s)
+            caller.cancel()
+            left_at = loop.time()
+            await settled()
+        assert await cancelled_at - left_at > 0.29
+
+    run(test)
+
+
 def test_nobody_joins_what_is_being_cancelled() -> None:
     async def test() -> None:
         once, tidied = OncePerId[str, Any](lambda request, result: True, Keeping(abandoned_s=0.0)), asyncio.Event()

@@ -106,6 +106,26 @@ def test_odd_answers_are_passed_on(server: FakeProvider, answer: dict[str, Any])
     assert post(server, OPENAI, BODY) == (200, answer)
 
 
+@pytest.mark.parametrize(("levels", "fits"), [(64, True), (65, False), (900, False), (940, False), (960, False)])
+def test_a_completion_that_nests_too_deeply_is_a_bad_gateway(server: FakeProvider, levels: int, fits: bool) -> None:
+    deep = b'{"x": ' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+    server.default = Play(200, deep)
+    code, answer = post(server, OPENAI, BODY)
+    assert code == (200 if fits else 502)
+    assert fits or answer["detail"]["error"]["code"] == "openai_error"
+    server.default = Play(400, deep)
+    code, answer = post(server, OPENAI, BODY)
+    assert (code, answer["detail"]["error"]["body"] is not None) == (400, fits)
+
+
+def test_half_a_character_is_passed_on(server: FakeProvider) -> None:
+    server.default = as_json(completion({"content": "a \ud83d"}))
+    assert post(server, OPENAI, BODY) == (200, completion({"content": "a \ud83d"}))
+    server.default = as_json({"error": "a \ud83d"}, 400)
+    code, answer = post(server, OPENAI, BODY)
+    assert (code, answer["detail"]["error"]["body"]) == (400, {"error": "a \ud83d"})
+
+
 @pytest.mark.parametrize(("path", "vendor"), [(OPENAI, "openai"), (GROQ, "groq")])
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 503])
 def test_a_vendors_refusal_keeps_its_status(server: FakeProvider, path: str, vendor: str, status: int) -> None:

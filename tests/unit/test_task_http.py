@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,15 @@ from serve.task_http import create_app
 from synth_ray.core.errors import PolicyError, SynthRayError
 from synth_ray.core.secrets import KeyRing
 from synth_ray.core.types import EpisodeSpec, GenerateRequest, Message, Reply
+from synth_ray.records.traces import TraceDB
 from synth_ray.rollout.policy import Policy
 from synth_ray.rollout.task import Episode
+from synth_ray.rollout.tool_calls import openai_call
 
 KEY, OLD, ALIAS = "right-key-of-this-app-0123", "rotated-out-key-0123456", "alias-key-of-this-app-0"
 AUTH = {"X-API-Key": KEY}
 NUMBERS = itertools.count()
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "new-environment"
 BODY = {"env": {"seed": 3}, "policy": {"config": {"provider": "expert"}}, "ops": ["agent", "env"] * 3}
 
 
@@ -77,6 +81,15 @@ def app(host: Host) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A task of the user's own, which has no more than the documentation's."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    app = create_app(TaskHost("fetch_env:FetchTask", no_engine), KeyRing([KEY]))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -345,6 +358,33 @@ def test_compact_traces_hold_numbers_only(client: TestClient) -> None:
     assert len(json.dumps(trace)) < 6000
 
 
+# Where rollouts are kept
+
+
+def test_a_kept_id_stands_for_one_request_also_after_a_restart(tmp_path: Path) -> None:
+    with TraceDB(tmp_path / "rollouts.db") as traces:
+
+        def asked(**changes: Any) -> Any:
+            restarted = create_app(Host(), KeyRing([KEY]), traces)
+            return rollout(TestClient(restarted, raise_server_exceptions=False), run_id="a", **changes)
+
+        seen = [[step["obs"] for step in asked().json()["trajectories"][0]["steps"]] for _ in range(2)]
+        assert seen[0] == seen[1]
+        assert asked(env={"seed": 3, "env_name": "crafter"}).status_code == 200
+        for other in ({"env": {"seed": 4}}, {"ops": ["agent", "env"]}, {"policy": remote()}):
+            answer = asked(**other)
+            assert (answer.status_code, error_of(answer)["code"]) == (409, "conflict")
+        assert [(one.rollout_id, one.task, one.seed) for one in traces.sessions()] == [("a", "grpo-crafter", 3)]
+
+
+def test_a_rollout_is_of_the_served_task_however_it_was_called(client: TestClient, host: Host, own: TestClient) -> None:
+    answers = [rollout(client, run_id="one", env={"seed": 3, "env_name": name}) for name in (None, "CrafterClassic")]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert host.specs[-1].task == "grpo-crafter"
+    answers = [rollout(own, run_id="one", env={"seed": 3, "env_name": name}) for name in (None, "fetch_env.FetchTask")]
+    assert [answer.json()["trajectories"][0]["env_id"] for answer in answers] == ["fetch_env:FetchTask:3"] * 2
+
+
 # What the task says of itself
 
 
@@ -362,6 +402,16 @@ def test_info_and_task_info(client: TestClient) -> None:
     assert [each["dataset"]["seed"] for each in several] == [5, 6, 7]
     assert error_of(client.get("/task_info?seed=-1", headers=AUTH))["code"] == "invalid_request"
     assert client.get("/task_info?" + "&".join(["seed=1"] * 300), headers=AUTH).status_code == 422
+
+
+def test_a_task_of_ones_own_need_not_say_much(own: TestClient) -> None:
+    about = {"id": "fetch", "name": "fetch", "version": "", "description": ""}
+    assert own.get("/info", headers=AUTH).json()["service"]["task"] == about
+    assert own.get("/task_info", headers=AUTH).json()["taskset"]["id"] == "fetch_procedural"
+    one = own.get("/task_info?seed=5", headers=AUTH).json()
+    assert (one["task"], one["environment"], one["dataset"]["seed"]) == (about, "fetch", 5)
+    told = {"name": "fetch", "description": "", "version": ""}
+    assert own.get("/metadata", headers=AUTH).json() == told
 
 
 # Environments by hand
@@ -388,6 +438,51 @@ def test_lifecycle_routes(client: TestClient) -> None:
     calls = {"tool_calls": [{"function": {"name": "interact_many", "arguments": '{"actions": ["do"]}'}}]}
     assert post("/env/crafter/step", env_id=named["env_id"], action=calls).json()["info"]["actions"] == ["do"]
     assert post("/env/crafter/terminate", env_id=named["env_id"]).json() == {"ok": True}
+
+
+def test_a_picture_is_in_the_observation(client: TestClient) -> None:
+    def made(**config: Any) -> dict[str, Any]:
+        body = {"env_name": "crafter", "seed": 3, "config": config}
+        answer = client.post("/env/create", headers=AUTH, json=body).json()
+        client.post("/env/terminate", headers=AUTH, json={"env_id": answer["env_id"]})
+        observation: dict[str, Any] = answer["observation"]
+        return observation
+
+    assert set(made()) == {"text", "achievements"}
+    seen, only_seen = made(use_vision=True), made(image_only_mode=True)
+    assert seen["text"] and not only_seen["text"]
+    assert seen["image"] == only_seen["image"]
+    assert seen["image"].startswith("data:image/png;base64,")
+
+
+def test_a_task_that_reads_text_is_stepped_by_tool_calls(own: TestClient) -> None:
+    def post(path: str, **body: Any) -> Any:
+        return own.post(path, headers=AUTH, json=body).json()
+
+    env_id = post("/env/create", env_name="fetch")["env_id"]
+    calls = [{"tool": "interact_many", "args": {"actions": ["do", "move_left"]}}]
+    assert post("/env/step", env_id=env_id, tool_calls=calls)["info"]["actions"] == ["do", "move_left"]
+    stepped = post("/env/fetch/step", env_id=env_id, action={"actions": ["do"]})
+    assert (stepped["info"]["actions"], stepped["info"]["problem"]) == (["do"], None)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"tool": "jump", "args": {"actions": ["do"]}},
+        {"tool": "interact_many", "args": {"actions": []}},
+        {"tool": "interact_many", "args": {"actions": ["jump"]}},
+        {"tool": "interact_many", "args": {"action": "jump", "actions": ["do"]}},
+        {"tool": "interact_many", "args": '{"actions": "do"}'},
+    ],
+)
+def test_a_task_that_reads_tool_calls_reads_nothing_else(host: Host, call: dict[str, Any]) -> None:
+    async def check() -> None:
+        calls = [openai_call(call)]
+        env = await LiveEnvs(host.task).create(3, {})
+        assert await env.step(calls) == host.task.open(3, {}, 10).step("", {"tool_calls": calls})
+
+    asyncio.run(check())
 
 
 def test_living_environments_are_bounded_and_age(host: Host) -> None:
@@ -418,6 +513,11 @@ def test_openenv_session(client: TestClient) -> None:
     assert text.status_code == 200
     assert client.get("/state", headers=session).json()["step_count"] == 2
     assert client.post("/reset", headers=session).json()["observation"] == fresh.json()["observation"]
+    assert client.post("/reset", headers=session, json={"seed": 4}).json()["observation"] != fresh.json()["observation"]
+    assert client.get("/state", headers=session).json()["seed"] == 4
+    for settings in ({"renderer": "seed"}, {"seed": 3, "bogus": 1}):
+        assert "session" in error_of(client.post("/reset", headers=session, json=settings))["message"]
+    assert client.get("/state", headers=session).json()["seed"] == 4
     assert client.post("/step", headers=AUTH, json={"action": {}}).status_code == 422
     assert client.post("/step", headers={**AUTH, "X-Session-Id": "no"}, json={"action": {}}).status_code == 404
 
