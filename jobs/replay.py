@@ -8,14 +8,14 @@ The last line on stdout is one JSON object: {"ok": true, "result": {...}} or {"o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from synth_ray.core.errors import ConfigError, SynthRayError
+from jobs.answer import answered
+from synth_ray.core.errors import ConfigError
 from synth_ray.core.paths import find_home, import_also_from, numba_cache
 from synth_ray.core.types import Rollout
 from synth_ray.records.disk import storage_errors, temporary_name
@@ -86,13 +86,8 @@ def main() -> int:
     parser.add_argument("--scale", type=int, choices=(1, 2, 3, 4), default=1)
     parser.add_argument("--project", type=Path, default=None)
     os.environ.setdefault("NUMBA_CACHE_DIR", str(numba_cache()))  # read at import
-    answer: dict[str, Any]
-    try:
-        answer, code = {"ok": True, "result": work(parser.parse_args())}, 0
-    except SynthRayError as error:
-        answer, code = {"ok": False, "error": error.as_dict(), "exit_code": error.exit_code}, error.exit_code
-    sys.stdout.write(json.dumps(answer) + "\n")
-    return code
+    arguments = parser.parse_args()
+    return answered(lambda: work(arguments))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from envs.registry import get_task
 from jobs.check import check_rl
 from jobs.eval import engine_spec, preflight
 from jobs.runner import Job, run_job
@@ -27,8 +26,6 @@ from synth_ray.records.disk import temporary_name
 from synth_ray.records.publish import publishing
 from synth_ray.records.registry import Model
 from synth_ray.records.runs import RunDir
-from synth_ray.rollout.prices import price_list
-from synth_ray.runtime.batching import reward_spec
 from synth_ray.runtime.checkpoints import Checkpoint
 from synth_ray.runtime.coordinator_actor import CoordinatorActor
 from synth_ray.runtime.devices import plan
@@ -45,7 +42,6 @@ def work(job: Job[RLConfig]) -> Mapping[str, Any]:
     config = job.config
     # Wrong settings of world and rewards end here, before anything is started.
     check_rl(config)
-    price_list(reward_spec(config), get_task(config.rollout.env_name).prices)
     judge = plan_rl_judge(config, job.env_file, job.home)
     preflight(config)
     app.start_serve(job.http_port, job.home.serve_lock)

@@ -15,7 +15,7 @@ from envs.registry import TASKS
 from serve.backend import views
 from serve.backend.configs import RLJobBody, SFTJobBody, Table, check_rl, check_sft, rl_table, sft_table
 from serve.backend.feed import job_events, job_phases, job_points
-from synth_ray.core.config import Section, load_config
+from synth_ray.core.config import Section, check_finite, load_config
 from synth_ray.core.errors import ConfigError, ConflictError, CorruptError, NotFoundError
 from synth_ray.core.hashing import canonical_json, sha256_text
 from synth_ray.core.locks import one_at_a_time
@@ -179,6 +179,7 @@ class Backend:
             return views.file_view(registry.file(file_id))
 
     def _create(self, kind: str, model: type[C], table: Table, check: Check[C], idempotency_key: str) -> Job:
+        check_finite(table)  # JSON from the network may hold 1e999.
         text = canonical_json({"config": table})
         job_id = f"job_{sha256_text(f'{kind} {idempotency_key}')[:16]}" if idempotency_key else new_job_id()
         folder = self.home.jobs / job_id

@@ -98,6 +98,8 @@ def deploy(
     synth-ray deploy grpo-crafter --runtime uvicorn --port 8001 --trace traces/http
     synth-ray deploy grpo-crafter --model fft:crafter-tiny:job_0123456789abcdef
     """
+    from synth_ray.core.config import set_text
+
     _tell_what_it_is_here(runtime, name, modal_mode)
     if runtime == "uvicorn":
         if model or configs or sets:
@@ -110,7 +112,7 @@ def deploy(
             "--trace and --trace-db are for --runtime uvicorn",
             "leave them out; evaluations keep every rollout: synth-ray eval --trace-db FILE",
         )
-    given = [*sets, f"app_id={app_id}", *([f"model={model}"] if model is not None else [])]
+    given = [*sets, set_text("app_id", app_id), *([set_text("model", model)] if model is not None else [])]
     result = _deployed(app_id, configs, given, env_file, port)
     if as_json:
         data_json("deploy", result)

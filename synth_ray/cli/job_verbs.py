@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +47,15 @@ def evaluate_one(
     from synth_ray.cli.eval_verbs import resumed
     from synth_ray.cli.progress import Stages
     from synth_ray.cli.verbs import check_config, client, run
+    from synth_ray.core.config import set_text
     from synth_ray.core.paths import find_home
     from synth_ray.core.sections import EvalConfig
 
     home, eval_id = find_home(), ""
     if resume:
         eval_id, configs = resumed(home, resume, configs)
-    given = {"app_id": app_id, "trace_db": trace_db and str(trace_db), "model": model, "seeds": seeds}
-    all_sets = [*sets, *(f'eval.{key}="{value}"' for key, value in given.items() if value)]
+    given = {"app_id": app_id, "trace_db": trace_db, "model": model, "seeds": seeds}
+    all_sets = [*sets, *(set_text(f"eval.{key}", value) for key, value in given.items() if value)]
     all_sets += [f"eval.concurrency={concurrency}"] if concurrency else []
     if not check_config(EvalConfig, configs, all_sets, dry_run, as_json):
         return
@@ -148,7 +148,7 @@ def train_one(
             raise click.UsageError(
                 "--resume takes the saved configuration and name; leave out -c, --set, --run-name, --dataset"
             )
-        run_name, configs = train_verbs.saved_run(home, resume)
+        run_name, configs = train_verbs.saved_run(home, resume, wanted)
     sets = (*sets, *_dataset_sets(dataset))
     if not check_config(RLConfig if wanted == "rl" else SFTConfig, configs, sets, dry_run, as_json):
         return
@@ -168,6 +168,7 @@ def train_one(
 
 def _dataset_sets(dataset: str | None) -> tuple[str, ...]:
     """``--dataset`` as overrides: both spellings of the key, since two that differ would be a contradiction."""
+    from synth_ray.core.config import set_text
     from synth_ray.core.errors import NotFoundError
     from synth_ray.records.uploads import is_file_id
 
@@ -177,7 +178,7 @@ def _dataset_sets(dataset: str | None) -> tuple[str, ...]:
         if not Path(dataset).is_file():
             raise NotFoundError(f"no data set {dataset!r}", "make one with: synth-ray filter --config FILE")
         dataset = str(Path(dataset).resolve())
-    return tuple(f"{key}={json.dumps(dataset)}" for key in ("job.data", "job.data_path"))
+    return tuple(set_text(key, dataset) for key in ("job.data", "job.data_path"))
 
 
 def _submitted(job_id: str, run_name: str, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,12 @@ def calibrate(
     \b
     synth-ray judge calibrate -c configs/crafter/judge_groq_gpt_oss.toml --trace-db traces/crafter.db --limit 100
     """
+    from synth_ray.core.config import set_text
     from synth_ray.core.paths import find_home
     from synth_ray.runtime.calibrate import calibrate as measured
 
-    given = {"calibrate.trace_db": trace_db and str(trace_db), "judge.rubric_id": rubric}
-    all_sets = [*sets, *(f"{key}={json.dumps(value)}" for key, value in given.items() if value)]
+    given = {"calibrate.trace_db": trace_db, "judge.rubric_id": rubric}
+    all_sets = [*sets, *(set_text(key, value) for key, value in given.items() if value)]
     all_sets += [f"calibrate.limit={limit}"] if limit else []
     report = measured(configs, all_sets, find_home(), env_file)
     if as_json:

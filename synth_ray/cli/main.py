@@ -30,7 +30,7 @@ EPILOG = """\b
 First time:       synth-ray quickstart
 Step by step:     synth-ray setup; synth-ray deploy grpo-crafter; synth-ray eval grpo-crafter -c FILE
 Verbs with an answer take --json; they then print one object {"schema": ..., "data": ...} or {"error": ...} on stdout.
-Exit codes: 0 done, 1 failed, 2 usage, 3 prerequisite, 4 not found, 5 conflict, 6 auth, 7 corrupt, 74 disk,
+Exit codes: 0 done, 1 failed, 2 usage, 3 prerequisite, 4 not found, 5 conflict, 6 auth, 7 corrupt, 74 file or disk,
 75 try again, 124 timeout, 130 interrupted."""
 
 
@@ -86,8 +86,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        report_error(StorageError(f"cannot use{where}: {error.strerror or error}", "check path and rights"), as_json)
+        report_error(StorageError.of(error), as_json)
         sys.exit(StorageError.exit_code)
     except SynthRayError as error:
         report_error(error, as_json)

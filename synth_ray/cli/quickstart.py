@@ -17,6 +17,9 @@ from synth_ray.cli import verbs
 from synth_ray.cli.output import data, say, scores_table
 from synth_ray.cli.progress import Stages
 from synth_ray.cli.starts import Start
+from synth_ray.cli.train_verbs import check_name_is_free
+from synth_ray.core.config import set_text
+from synth_ray.core.errors import ConflictError
 from synth_ray.core.paths import Home, find_home
 from synth_ray.records.runs import unique_name
 from synth_ray.runtime import cluster as local
@@ -47,6 +50,8 @@ def run_quickstart(choices: Choices) -> None:
     begun = time.monotonic()
     choices.start.check()
     home, stages = find_home(), Stages()
+    if choices.run_name:
+        _check_name(home, choices.run_name)
     with stages.stage("start", "a Ray head on 127.0.0.1, with token authentication"):
         cluster, new = verbs.ensure_cluster(home, choices.env_file, choices.port)
     memory = _PeakMemory(cluster)
@@ -66,6 +71,22 @@ def run_quickstart(choices: Choices) -> None:
     _print(outcome, choices)
 
 
+def _check_name(home: Home, name: str) -> None:
+    """Raises ConfigError or ConflictError if anything of the pipeline could not have that name."""
+    check_name_is_free(home, name, False)
+    for path in (_trace_db(home, name), _data(home, name)):
+        if path.exists():
+            raise ConflictError(f"the name {name!r} is in use: there is {path}", "choose another --run-name")
+
+
+def _trace_db(home: Home, name: str) -> Path:
+    return home.traces / f"{name}.db"
+
+
+def _data(home: Home, name: str) -> Path:
+    return home.data / f"{name}.jsonl"
+
+
 class _Pipeline:
     """One pass through the stages."""
 
@@ -73,8 +94,8 @@ class _Pipeline:
         self._choices, self._home, self._stages, self._jobs = choices, home, stages, jobs
         self._config = choices.start.config
         self._run_name = choices.run_name or unique_name("quickstart")
-        self._trace_db = home.traces / f"{self._run_name}.db"
-        self._data = home.data / f"{self._run_name}.jsonl"
+        self._trace_db = _trace_db(home, self._run_name)
+        self._data = _data(home, self._run_name)
         self._running: list[Submitted] = []
 
     def run(self) -> dict[str, Any]:
@@ -111,19 +132,19 @@ class _Pipeline:
     def _collect(self) -> dict[str, Any]:
         first = _FIRST_TRAIN_SEED + _SEEDS_PER_RUN * self._choices.seed
         seeds = f"{first}-{first + self._choices.start.episodes - 1}"
-        sets = [f'eval.seeds="{seeds}"', f'eval.trace_db="{self._trace_db}"']
+        sets = [set_text("eval.seeds", seeds), set_text("eval.trace_db", self._trace_db)]
         return self._job("collect", "teacher rollouts by the scripted expert", "eval", [self._config("collect")], sets)
 
     def _train_sft(self) -> dict[str, Any]:
-        sets = [f'job.data="{self._data}"', f"hyperparameters.seed={self._choices.seed}"]
+        sets = [set_text("job.data", self._data), f"hyperparameters.seed={self._choices.seed}"]
         return self._job("fine-tune", "all weights (Ray Train)", "sft", [self._config("sft")], sets)
 
     def _evaluate(self, stage: str, model: str) -> dict[str, Any]:
-        sets = [f'eval.model="{model}"', f'eval.trace_db="{self._trace_db}"']
+        sets = [set_text("eval.model", model), set_text("eval.trace_db", self._trace_db)]
         return self._job(stage, f"{model} on held-out seeds", "eval", [self._config("eval")], sets)
 
     def _train_rl(self, model: str) -> dict[str, Any]:
-        own = [f'model.source="{model}"', f"training.seed={self._choices.seed}"]
+        own = [set_text("model.source", model), f"training.seed={self._choices.seed}"]
         steps = [f"training.iterations={self._choices.steps}"] if self._choices.steps else []
         return self._job("rl", "steps with LoRA", "rl", [self._config("rl")], [*own, *steps, *self._choices.sets])
 
@@ -153,8 +174,8 @@ class _Pipeline:
 
     def _filter_sets(self) -> list[str]:
         return [
-            f'filter.db="{self._trace_db}"',
-            f'filter.output="{self._data}"',
+            set_text("filter.db", self._trace_db),
+            set_text("filter.output", self._data),
             f"filter.shuffle_seed={self._choices.seed}",
         ]
 

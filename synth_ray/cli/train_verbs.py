@@ -98,15 +98,19 @@ def find_job(home: Home, name: str) -> Job:
         return registry.find_job(name)
 
 
-def saved_run(home: Home, name: str) -> tuple[str, tuple[Path, ...]]:
-    """Name and saved configuration of a run, which may be given by a job of it."""
-    from synth_ray.core.errors import NotFoundError
+def saved_run(home: Home, name: str, kind: str) -> tuple[str, tuple[Path, ...]]:
+    """Name and saved configuration of a run of type ``kind``, which may be given by a job of it."""
+    from synth_ray.core.errors import ConfigError, NotFoundError
     from synth_ray.records.runs import RunDir
 
     if not home.run(name).exists():
         with suppress(NotFoundError):  # The next line says better that nobody knows it.
             name = find_job(home, name).name
-    return name, (RunDir.load(home.runs, name).path / "config.resolved.json",)
+    run = RunDir.load(home.runs, name)
+    its = "sft" if "job" in run.config() else "rl"
+    if its != kind:
+        raise ConfigError(f"run {name!r} is of type {its}", f"go on with: synth-ray train --type {its} --resume {name}")
+    return name, (run.path / "config.resolved.json",)
 
 
 def show_logs(name: str, follow: bool, tail: int | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -27,9 +28,9 @@ M = TypeVar("M", bound="Section")
 
 
 class Section(BaseModel):
-    """Base of every TOML section: immutable, unknown keys forbidden."""
+    """Base of every TOML section: immutable; unknown keys, NaN and infinities are forbidden."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,31 @@ def parse_set(item: str) -> dict[str, Any]:
     return typing.cast(dict[str, Any], parsed)
 
 
+def set_text(key: str, value: object) -> str:
+    """``key=value`` for ``parse_set``, where ``value`` is text, whatever stands in it."""
+    quoted = json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML takes no raw DEL.
+    return f"{key}={quoted}"
+
+
 def validate(model: type[M], values: Mapping[str, Any], where: str = "") -> M:
     """``model`` from ``values``; ConfigError that names every wrong key and suggests the right one."""
     try:
-        return model.model_validate(dict(values))
+        made = model.model_validate(dict(values))
     except ValidationError as error:
         lines = [_explain(model, problem, where) for problem in error.errors(include_url=False)]
         hints = [hint for _, hint in lines if hint]
         raise ConfigError("; ".join(line for line, _ in lines), "; ".join(dict.fromkeys(hints))) from None
+    check_finite(values, where)  # Tables of no fixed shape, such as a world's settings, take any number.
+    return made
+
+
+def check_finite(value: Any, path: str = "") -> None:
+    """ConfigError that names the first number that no JSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: Input should be a finite number")
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in entries:
+        check_finite(entry, f"{path}.{name}" if path else str(name))
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

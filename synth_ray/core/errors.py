@@ -88,11 +88,17 @@ class CorruptError(SynthRayError):
 
 
 class StorageError(SynthRayError):
-    """The local disk is full or read-only."""
+    """The local disk, or a path on it, can't be used: full, read-only, no such folder, no right."""
 
     kind = "storage_full"
     exit_code = 74
     retryable = True
+
+    @classmethod
+    def of(cls, error: OSError) -> StorageError:
+        """What the system's own error says."""
+        where = f" {error.filename}" if error.filename else ""
+        return cls(f"cannot use{where}: {error.strerror or error}", "check path and rights")
 
 
 class TemporaryError(SynthRayError):

@@ -64,7 +64,8 @@ class Target:
 class InferenceOrigins:
     """The allowed origins. ``keys`` maps origins to their keys; what has a key is allowed.
 
-    ``listed`` origins and those with ``keys`` may have private addresses: the operator has named them.
+    ``listed`` origins and those with ``keys`` may have private addresses: the operator has named them. ``env_file`` is
+    for hints, where it is read by every command; a task app reads its own when it is deployed.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class InferenceOrigins:
         keys: Mapping[str, str] | None = None,
         vendor_keys: Mapping[str, str] | None = None,
         vendors: Mapping[str, Vendor] = VENDORS,
+        env_file: Path | None = None,
     ) -> None:
+        self._env_file = env_file
         self._vendors = {vendor.origin: name for name, vendor in vendors.items()}
         self._vendor_urls = {name: vendor.base_url for name, vendor in vendors.items()}
         self._key_names = {vendor.origin: vendor.key_name for vendor in vendors.values()}
@@ -97,14 +100,18 @@ class InferenceOrigins:
         if origin not in self.allowed:
             raise ConfigError(
                 f"{origin} is no allowed inference origin; allowed are: {', '.join(self.allowed)}",
-                f"whoever runs the task app can add it to {ALLOWED_ORIGINS} in its env file and `deploy` again",
+                f"add it to {ALLOWED_ORIGINS} in {self._env_file}"
+                if self._env_file
+                else f"whoever runs the task app can add it to {ALLOWED_ORIGINS} in its env file and `deploy` again",
             )
         vendor, key = self._vendors.get(origin, ""), self._keys.get(origin, "")
         key_name = self._key_names.get(origin, INFERENCE_KEYS)
         if vendor and not key:
             raise PrerequisiteError(
                 f"{key_name} is not set, and {origin} does not answer without it",
-                "put it into the task app's env file, and give the same `deploy` command again",
+                f"put it into {self._env_file}"
+                if self._env_file
+                else "put it into the task app's env file, and give the same `deploy` command again",
             )
         return Target(parsed, vendor, origin in self._private, key, key_name)
 
@@ -127,7 +134,8 @@ def read_origins(
     if own_origin:
         keys[own_origin] = environment_keys(env_file, environ)[0]
     vendor_keys = {name: values.get(vendor.key_name, "") for name, vendor in VENDORS.items()}
-    return InferenceOrigins(_items(values.get(ALLOWED_ORIGINS, "")), keys, vendor_keys)
+    listed, of_commands = _items(values.get(ALLOWED_ORIGINS, "")), None if own_origin else env_file
+    return InferenceOrigins(listed, keys, vendor_keys, env_file=of_commands)
 
 
 def _items(text: str) -> list[str]:

@@ -29,7 +29,7 @@ def new_key() -> str:
 def read_env_file(path: Path) -> dict[str, str]:
     """``KEY=VALUE`` lines; comments, blank lines and ``export`` are allowed, matching quotes are removed."""
     values: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in _text(path).splitlines():
         key, separator, value = line.strip().removeprefix("export ").partition("=")
         if separator and not key.startswith("#"):
             value = value.strip()
@@ -55,9 +55,16 @@ def set_env_values(path: Path, values: Mapping[str, str]) -> None:
         return
     if broken := [name for name, value in values.items() if "\n" in value or "\r" in value]:
         raise ConfigError(f"the value of {broken[0]} has a line break in it")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = _text(path) if path.exists() else ""
     lines = [line for line in text.splitlines() if _name_in(line) not in values]
     write_private(path, "\n".join([*lines, *(f"{name}={value}" for name, value in values.items())]) + "\n")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:  # Its message would show a part of the file.
+        raise ConfigError(f"{path} is not text in UTF-8", "give another file with --env-file") from None
 
 
 def _name_in(line: str) -> str:
@@ -100,7 +107,7 @@ class KeysFile:
         """Whether a value has changed; a file that can't be read any more has not."""
         try:
             return self._now() != self._digest
-        except (OSError, ValueError):
+        except (OSError, ConfigError):
             return False
 
     def _now(self) -> bytes:

@@ -95,7 +95,11 @@ def _accumulation(values: dict[str, Any]) -> None:
     compute = _table(values, "compute")
     topology = _table(values, "compute", "topology")
     workers = topology.get("gpus_for_training") or compute.get("gpu_count") or topology.get("cpu_workers") or 1
-    product = int(at_once) * int(steps) * int(workers)
+    product = (
+        _whole("hyperparameters.per_device_batch", at_once)
+        * _whole("hyperparameters.gradient_accumulation_steps", steps)
+        * _whole("the number of workers in [compute]", workers)
+    )
     given.pop("batch_size", None)
     if given.setdefault("global_batch", product) != product:
         log.warning("global_batch = %s wins over %s examples by accumulation", given["global_batch"], product)
@@ -105,15 +109,16 @@ def _sharding(values: dict[str, Any]) -> None:
     parallelism = _table(values, "hyperparameters", "parallelism")
     wanted = bool(parallelism.pop("fsdp", False))
     if parallelism.pop("use_deepspeed", False):
-        wanted |= int(parallelism.get("deepspeed_stage", 0)) >= _FIRST_SHARDING_STAGE
+        stage = _whole("hyperparameters.parallelism.deepspeed_stage", parallelism.get("deepspeed_stage", 0))
+        wanted |= stage >= _FIRST_SHARDING_STAGE
     parallelism.pop("deepspeed_stage", None)
     if wanted:
-        values.setdefault("compute", {}).setdefault("parallelism", "fsdp")
+        _made(values, "compute").setdefault("parallelism", "fsdp")
 
 
 def _variety(values: dict[str, Any]) -> None:
     training, given = _table(values, "training"), _table(values, "hyperparameters")
-    algorithm = values.setdefault("algorithm", {})
+    algorithm = _made(values, "algorithm")
     said = {
         "algorithm.variety": str(algorithm.get("variety", "")),
         "training.mode": _named("training.mode", training.pop("mode", ""), _MODES),
@@ -130,18 +135,25 @@ def _variety(values: dict[str, Any]) -> None:
 
 
 def _named(key: str, value: Any, known: Mapping[str, str]) -> str:
-    if value and value not in known:
+    if value in ("", None):
+        return ""
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{key} = {value!r} is unknown; {did_you_mean(str(value), list(known))}")
-    return known.get(value, "")
+    return known[value]
+
+
+def _whole(key: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{key} = {value!r} is no whole number") from None
 
 
 def _move(values: dict[str, Any], path: tuple[str, ...], target: tuple[str, ...]) -> None:
     value = _pop(values, path)
     if value is None:
         return
-    table = values
-    for name in target[:-1]:
-        table = table.setdefault(name, {})
+    table = _made(values, *target[:-1])
     if table.setdefault(target[-1], value) != value:
         raise ValueError(f"{'.'.join(path)} and {'.'.join(target)} contradict each other")
 
@@ -151,11 +163,23 @@ def _pop(values: dict[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def _table(values: dict[str, Any], *path: str) -> dict[str, Any]:
-    """The table at ``path``; an empty one, which is not kept, if there is none."""
-    table: Any = values
-    for name in path:
-        table = table.get(name) if isinstance(table, dict) else None
-    return table if isinstance(table, dict) else {}
+    """The table at ``path``; an empty one, which is not kept, if there is none. ValueError for anything else."""
+    table = values
+    for depth, name in enumerate(path, 1):
+        entry = table.get(name)
+        table = {} if entry is None else entry
+        if not isinstance(table, dict):
+            raise ValueError(f"{'.'.join(path[:depth])} must be a table")
+    return table
+
+
+def _made(values: dict[str, Any], *path: str) -> dict[str, Any]:
+    """The table at ``path``, which is made if there is none. ValueError for anything else."""
+    table = values
+    for depth, name in enumerate(path, 1):
+        table[name] = _table(values, *path[:depth])
+        table = table[name]
+    return table
 
 
 def _nothing_left(values: dict[str, Any], path: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -28,7 +28,7 @@ class SFTJob(Section):
     model: str = "crafter-tiny"
     """A built-in name, a model id of the registry, a local folder or a hub id."""
     data: str
-    """JSONL file; relative to the config file, else to the working directory or the project."""
+    """JSONL file; relative to the last config file, else to the working directory or the project."""
 
 
 class SFTData(ThinkingSwitch):

@@ -35,12 +35,17 @@ def _hardware(file: Translation) -> None:
     if count is None or file.knows("compute.gpu_count"):
         return
     file.pop("compute.gpu_count")
-    topology = file.get("compute.topology") or {}
-    asked = sum(topology.get(key, 0) for key in ("gpus_for_vllm", "gpus_for_training", "gpus_for_ref"))
+    topology = file.section("compute.topology")
+    asked = sum(_number(topology.get(key)) for key in ("gpus_for_vllm", "gpus_for_training", "gpus_for_ref"))
     if not asked:
         file.put("compute.topology.gpus_for_training", count)
     elif asked != count:
         file.warn(f"compute.gpu_count = {count} is ignored: compute.topology asks for {asked}")
+
+
+def _number(value: Any) -> int:
+    """``value``, or zero: what is no whole number here is the validation's business."""
+    return value if isinstance(value, int) else 0
 
 
 def _tensor_parallel(file: Translation) -> None:
@@ -75,7 +80,7 @@ def _iterations(file: Translation) -> None:
     epochs, each = file.get("training.num_epochs"), file.get("training.iterations_per_epoch")
     if file.knows("training.num_epochs") or (epochs, each) == (None, None):
         return
-    if not all(isinstance(value, int) and value > 0 for value in (epochs or 1, each or 1)):
+    if not all(value is None or (isinstance(value, int) and value > 0) for value in (epochs, each)):
         raise ConfigError("training.num_epochs and training.iterations_per_epoch must be positive whole numbers")
     if each is None and epochs != 1:
         raise ConfigError(
@@ -104,7 +109,9 @@ def _episodes_per_batch(file: Translation) -> None:
         return
     episodes = file.pop("rollout.episodes_per_batch")
     groups, size = file.get("training.batch_size"), file.get("training.group_size")
-    if None not in (episodes, groups, size) and episodes != groups * size:
+    if episodes is None or not (isinstance(groups, int) and isinstance(size, int)):
+        return
+    if episodes != groups * size:
         file.warn(
             f"rollout.episodes_per_batch = {episodes} is ignored: training.batch_size x group_size = {groups * size}"
         )
@@ -112,10 +119,10 @@ def _episodes_per_batch(file: Translation) -> None:
 
 def _step_rewards(file: Translation) -> None:
     """Everything about step rewards goes to [training], flat; the settings in env_config or policy_config win."""
-    for name, value in (file.pop("training.rewards", ours=True) or {}).items():
+    for name, value in file.pop_section("training.rewards", ours=True).items():
         file.put(f"training.{name}", value)
     for table in ("rollout.policy_config.step_rewards", "rollout.env_config.step_rewards"):
-        given = file.pop(table, ours="env_config" in table) or {}
+        given = file.pop_section(table, ours="env_config" in table)
         if "step_beta" in given:
             given["beta"] = given.pop("step_beta")
         for name, value in given.items():
@@ -203,7 +210,7 @@ def _one_table(file: Translation) -> None:
 
 
 def _nested_rollout(file: Translation) -> None:
-    for name, value in (file.pop("eval.rollout") or {}).items():
+    for name, value in file.pop_section("eval.rollout").items():
         file.put(f"eval.{name}", value)
 
 
@@ -330,8 +337,9 @@ def unsaid(kind: str, table: Mapping[str, Any]) -> Translation:
     name, settings = _TASK_KEYS.get(kind, ("", ""))
     if not name or given.get(name) not in (None, *OLDER_TASKS):
         return added
+    said = given.section(settings)
     for key, value in _OLDER_VIEW.items():
-        if given.get(f"{settings}.{key}") is None:
+        if said.get(key) is None:
             added.put(f"{settings}.{key}", value)
             added.warn(
                 f"{settings}.{key} = {json.dumps(value)} is assumed: the file is in the spelling of synth-ai 0.2"

@@ -36,6 +36,21 @@ class Translation:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
+    def section(self, path: str) -> Table:
+        """The table at a dotted path, an empty one if there is none; ConfigError that names what is no table."""
+        found = self.table
+        names = path.split(".")
+        for depth, name in enumerate(names, 1):
+            value = found.get(name)
+            found = {} if value is None else _as_table(value, names[:depth])
+        return found
+
+    def pop_section(self, path: str, ours: bool = False) -> Table:
+        """Takes a table out, as ``pop`` does; raises what ``section`` raises."""
+        found = self.section(path)
+        self.pop(path, ours)
+        return found
+
     def pop(self, path: str, ours: bool = False) -> Any:
         """Takes the value at a dotted path out, with the tables that it leaves empty; None if there is none.
 
@@ -56,10 +71,9 @@ class Translation:
         """Sets a dotted path; a value that is there already stays, unless ``replace``; tables are merged."""
         parent, _, key = path.rpartition(".")
         holder = self.table
-        for part in filter(None, parent.split(".")):
-            holder = holder.setdefault(part, {})
-            if not isinstance(holder, dict):
-                raise ConfigError(f"{parent} must be a table")
+        names = parent.split(".") if parent else []
+        for depth, name in enumerate(names, 1):
+            holder = _as_table(holder.setdefault(name, {}), names[:depth])
         if isinstance(value, dict) and isinstance(holder.get(key), dict):
             for name, entry in value.items():
                 self.put(f"{path}.{name}", entry, replace)
@@ -113,6 +127,12 @@ def translate(table: Mapping[str, Any], rules: Sequence[Rule], knows: Knows) -> 
     for rule in rules:
         rule(file)
     return file
+
+
+def _as_table(value: Any, names: Sequence[str]) -> Table:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{'.'.join(names)} must be a table")
+    return value
 
 
 def _copied(table: Mapping[str, Any]) -> Table:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from synth_ray.core.config import Section
 from synth_ray.core.errors import NotFoundError
@@ -42,13 +42,13 @@ class FilterConfig(Section):
     """JSONL file to write; ``<output>.meta.json`` goes beside it."""
     keep_unfinished: bool = False
     """Keeps episodes that an error or a deadline ended, unless they were played again."""
-    min_official_score: float | None = Field(default=None, allow_inf_nan=False)
+    min_official_score: float | None = None
     """Lowest outcome reward to keep."""
-    max_official_score: float | None = Field(default=None, allow_inf_nan=False)
+    max_official_score: float | None = None
     """Highest outcome reward to keep."""
-    min_judge_scores: Mapping[str, FiniteFloat] = {}
+    min_judge_scores: Mapping[str, float] = {}
     """Lowest score by judge, from the metadata entry ``judge_scores``; an episode without the score is dropped."""
-    max_judge_scores: Mapping[str, FiniteFloat] = {}
+    max_judge_scores: Mapping[str, float] = {}
     """Highest score by judge."""
     min_created_at: Moment | None = None
     """Earliest start of an episode."""

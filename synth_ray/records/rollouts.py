@@ -27,7 +27,7 @@ from synth_ray.records.rollout_schema import ROLLOUTS, SCHEMA_VERSION, TURNS, Ro
 
 __all__ = ["RolloutRow", "TurnRow", "mean_reward", "read_outcomes", "read_rollouts", "rollouts_path", "write_rollouts"]
 
-_HINT = "the trace database still has these rollouts"
+_HINT = "no other file has these rollouts: put back a copy of it, or train again under another --run-name"
 
 
 def rollouts_path(folder: Path, step: int) -> Path:

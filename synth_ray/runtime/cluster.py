@@ -1,7 +1,7 @@
 """The local cluster: one Ray head on the loopback, with token authentication, found again and stopped by a record.
 
 Invariants: everything that belongs to the cluster carries its id in the environment, so that it can be stopped without
-ever guessing by name; secrets are in a 0600 file, never in an environment or on a command line.
+ever guessing by name; token and task app key are in 0600 files, never in its environment or on a command line.
 """
 
 from __future__ import annotations

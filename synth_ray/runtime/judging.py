@@ -42,11 +42,21 @@ def plan_judge(options: JudgeOptions, rubrics: Rubrics | None, env_file: str, ho
 
 def plan_rl_judge(config: RLConfig, env_file: str, home: Home) -> JudgePlan | None:
     """The judge of an RL run; None if `[judge]` is off. Raises what ``plan_judge`` raises."""
+    if rl_rubrics(config) is None or config.judge.options is None:
+        return None
+    return plan_judge(config.judge.options, given_rubrics(config.rubric), env_file, home)
+
+
+def rl_rubrics(config: RLConfig) -> Rubrics | None:
+    """What the judge of an RL run scores; None if `[judge]` is off. Needs no keys.
+
+    Raises NotFoundError or ConfigError for a rubric that is not there or scores nothing that is paid for.
+    """
     if not config.judge.enabled or config.judge.options is None:
         return None
-    plan = plan_judge(config.judge.options, given_rubrics(config.rubric), env_file, home)
-    check_blend(config.reward_blend, plan.rubrics)
-    return plan
+    rubrics = judged_rubrics(config.judge.options, given_rubrics(config.rubric))
+    check_blend(config.reward_blend, rubrics)
+    return rubrics
 
 
 def given_rubrics(section: RubricSection) -> Rubrics | None:

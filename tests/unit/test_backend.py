@@ -199,6 +199,7 @@ def test_the_model_beside_the_config_wins(api: Api) -> None:
         ({**RL, "model": {"base": "models/mine"}}, 422),
         ({**RL, "model": {"source": "fft:crafter-tiny:job_absent"}}, 404),
         ({**RL, "model": "x"}, 422),
+        ({**RL, "training": {"rewards": 3}}, 422),
         ({**RL, "rollout": {"env_name": "/tmp/evil.py"}}, 422),
         ({**RL, "rollout": {"env_name": "antigravity:Task"}}, 422),
         ({**RL, "rubric": {"path": "/etc/passwd"}}, 422),
@@ -212,6 +213,17 @@ def test_what_a_remote_caller_may_not_name_starts_nothing(api: Api, config: Any,
     assert api.rl(config, status)["detail"]["error"]["message"]
     assert api.cluster.submitted == []
     assert not list(api.home.jobs.glob("*"))
+
+
+@pytest.mark.parametrize("path", ["/rl/jobs", "/learning/jobs"])
+def test_a_number_that_is_too_large_starts_nothing(api: Api, path: str) -> None:
+    file_id = api.upload(jsonl(LINE))["id"]
+    rl = '"data": {"config": {"model": {"base": "crafter-tiny"}, "training": {"learning_rate": 1e999}}}'
+    sft = f'"model": "crafter-tiny", "training_file_id": "{file_id}", "hyperparameters": {{"learning_rate": 1e999}}'
+    body = f"{{{rl if path == '/rl/jobs' else sft}}}"
+    told = api("POST", path, 422, content=body, headers={"Content-Type": "application/json"})
+    assert "learning_rate: Input should be a finite number" in told["detail"]["error"]["message"]
+    assert api.cluster.submitted == []
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,14 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ROOT / "configs" / "quickstart"
 
 
+STEPWISE = ["--set", "training.step_rewards_enabled=true", "--set", "training.step_rewards_strategy=shaped", "--set"]
+JUDGED = [
+    *("--set", "judge.enabled=true", "--set", "judge.options.provider=groq", "--set", "judge.options.model=x"),
+    *("--set", "judge.options.rubric_id=crafter", "--set", "judge.reward_blend.event=1", "--set"),
+]
+EVAL_JUDGED = ["--set", "eval.judge.provider=groq", "--set", "eval.judge.model=x", "--set"]
+
+
 def cli(*arguments: str, home: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SYNTH_RAY_HOME": str(home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "synth_ray.cli.main", *arguments]
@@ -249,6 +257,16 @@ def test_a_training_that_had_not_begun_is_not_to_be_resumed(tmp_path: Path, monk
     assert verbs._going_on("rl", "job_1") == ""
 
 
+def test_a_model_is_named_by_its_letters(tmp_path: Path) -> None:
+    result = cli("eval", "-c", str(QUICK / "eval.toml"), "--model", "a\\b", "--dry-run", home=tmp_path)
+    assert json.loads(result.stdout)["config"]["eval"]["model"] == "a\\b", result.stderr
+    data = tmp_path / "\U0001f600.jsonl"
+    data.write_text("")
+    given = ("--dataset", data.name, "--dry-run")
+    result = cli("train", "--type", "sft", "-c", str(QUICK / "sft_weak.toml"), *given, home=tmp_path)
+    assert json.loads(result.stdout)["config"]["job"]["data"] == str(data), result.stderr
+
+
 def test_concurrency_and_dataset_are_options(tmp_path: Path) -> None:
     result = cli("eval", "-c", str(QUICK / "eval.toml"), "--concurrency", "3", "--dry-run", home=tmp_path)
     assert json.loads(result.stdout)["config"]["eval"]["concurrency"] == 3
@@ -266,10 +284,20 @@ def test_concurrency_and_dataset_are_options(tmp_path: Path) -> None:
         (["eval", "-c", "{collect}", "--set", "eval.policy_config.teacher.nop=1"], ["teacher", "'nop'"]),
         (["eval", "-c", "{collect}", "--set", "eval.model=exprt"], ["unknown teacher 'exprt'", "'expert'"]),
         (["train", "rl", "-c", "{rl}", "--set", "rollout.env_config.length=no"], ["env config", "length"]),
+        (["train", "rl", "-c", "{rl}", "--set", "training.step_rewards_strategy=nosuch"], ["strategy 'nosuch'"]),
+        (["train", "rl", "-c", "{rl}", *STEPWISE, "training.step_rewards_weights.collect_gold=2"], ["'collect_gold'"]),
+        (["train", "rl", "-c", "{rl}", *JUDGED, "judge.options.rubric_id=nosuch"], ["rubric 'nosuch'", "crafter"]),
+        (["train", "rl", "-c", "{rl}", *JUDGED, "judge.options.event=false"], ["reward_blend.event is 1"]),
+        (["eval", "-c", "{collect}", *EVAL_JUDGED, "eval.judge.rubric_id=nosuch"], ["rubric 'nosuch'"]),
     ],
 )
-def test_a_dry_run_asks_the_task_about_its_settings(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+def test_a_dry_run_checks_task_rewards_and_rubrics(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     names = {"collect": QUICK / "collect_weak.toml", "rl": QUICK / "rl_weak.toml"}
     result = cli(*(one.format(**names) for one in arguments), "--dry-run", home=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.returncode, result.stdout) == (4 if "rubric" in words[0] else 2, "")
     assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_a_dry_run_needs_no_keys(tmp_path: Path) -> None:
+    result = cli("train", "rl", "-c", str(QUICK / "rl_weak.toml"), *JUDGED[:-1], "--dry-run", home=tmp_path)
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr

@@ -326,6 +326,17 @@ def test_resume_takes_the_saved_configuration(home: Home) -> None:
     assert call("eval", "--resume", "job_rl", "--dry-run").exception.exit_code == 4  # type: ignore[union-attr]
 
 
+def test_a_run_is_resumed_as_what_it_is(home: Home) -> None:
+    RunDir.create(home.runs, "tuned", {"job": {"data": "x.jsonl"}})
+    for kind, name, its in (("rl", "tuned", "sft"), ("sft", "run-a", "rl"), ("sft", "job_rl", "rl")):
+        refused = call("train", "--type", kind, "--resume", name, "--dry-run").exception
+        assert isinstance(refused, SynthRayError)
+        run = "run-a" if name == "job_rl" else name
+        assert (refused.exit_code, refused.message) == (2, f"run {run!r} is of type {its}")
+        assert refused.hint == f"go on with: synth-ray train --type {its} --resume {run}"
+    assert call("train", "--type", "sft", "--resume", "tuned", "--dry-run").exit_code == 0
+
+
 def test_an_evaluation_is_not_resumed_while_any_attempt_of_it_runs(home: Home) -> None:
     write_config(JobFiles(home.jobs / "job_ea").config_path, {"eval": {"model": "m", "seeds": [1, 2]}}, {})
     with Registry(home.state_db) as registry:

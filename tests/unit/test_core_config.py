@@ -1,10 +1,19 @@
 """Configuration: merging, sources, suggestions; seeds; and that the shipped TOMLs are valid."""
 
+import copy
+import datetime
+import json
+import math
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from synth_ray.core.config import Section, load_config, parse_set, validate
+from synth_ray.core import config as config_module
+from synth_ray.core.config import Section, load_config, parse_set, read_file, set_text, validate
 from synth_ray.core.errors import ConfigError, NotFoundError
 from synth_ray.core.judge_sections import CalibrateConfig
 from synth_ray.core.sections import DeployConfig, EvalConfig, RLConfig, parse_seeds
@@ -34,6 +43,102 @@ def test_shipped_configs_are_valid_and_load_again_as_they_are_saved(path: Path, 
     saved = tmp_path / "config.resolved.json"
     write_config(saved, config.as_dict()["config"], config.sources)
     assert load_config(model, [saved]).config == config.config
+
+
+ANYTHING = (
+    *(3, 0, math.inf, "x", datetime.date(2026, 1, 1)),
+    *([], ["x", 3], [{"x": math.nan}], {}, {"x": 3}, {"x": math.nan}, {"enabled": []}),
+)
+"""What may stand in the place of any key."""
+OLDER_KEYS = {
+    RLConfig: (
+        *("topology", "compute.gpu_count", "compute.topology.tensor_parallel", "compute.topology.gpus_for_ref"),
+        *("training.rewards", "training.rewards.step_rewards_beta", "training.lora", "training.lora.r"),
+        *("training.num_epochs", "training.iterations_per_epoch", "training.max_turns", "rollout.episodes_per_batch"),
+        *("rollout.env_config.step_rewards", "rollout.policy_config.step_rewards", "policy", "reference", "judge.type"),
+    ),
+    EvalConfig: (
+        *("eval.rollout", "eval.policy", "eval.judge", "eval.num_episodes", "eval.max_llm_calls", "eval.inference_url"),
+        *("eval.policy_config.provider", "eval.policy_config.use_vision", "eval.env_config.env_params"),
+    ),
+    SFTConfig: (
+        *("training", "training.mode", "training.use_qlora", "training.lora", "training.lora.r", "job.data_path"),
+        *("training.validation", "training.validation.enabled", "compute.gpu_count", "hyperparameters.lora_rank"),
+        *("hyperparameters.gradient_accumulation_steps", "hyperparameters.train_kind", "hyperparameters.parallelism"),
+        *(f"hyperparameters.parallelism.{key}" for key in ("fsdp", "use_deepspeed", "deepspeed_stage")),
+    ),
+}
+"""Keys of the other spelling that rules take apart."""
+LEGACY = Path(__file__).parent / "legacy_toml"
+
+
+def keys_in(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted path of a file, its tables included."""
+    for name, value in table.items():
+        yield f"{prefix}{name}"
+        yield from keys_in(value, f"{prefix}{name}.") if isinstance(value, dict) else ()
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted path of a configuration, its tables included."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if inner := config_module._model_in(field.annotation):
+            yield from keys_of(inner, f"{prefix}{name}.")
+
+
+def replaced(table: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of ``table`` with ``value`` at a dotted path."""
+    copied = copy.deepcopy(table)
+    *parents, last = path.split(".")
+    holder = copied
+    for name in parents:
+        entry = holder.get(name)
+        holder[name] = holder = entry if isinstance(entry, dict) else {}
+    holder[last] = value
+    return copied
+
+
+@pytest.mark.parametrize("path", sorted([*WHOLE, *LEGACY.glob("*.toml")]), ids=lambda path: path.name)
+def test_anything_in_place_of_a_key_loads_or_is_a_config_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS[path.stem.removeprefix("train_").partition("_")[0]]
+    given = read_file(path)
+    older = OLDER_KEYS.get(model, ()) if path.parent == LEGACY else ()
+    known = keys_of(model) if path.stem in ("rl_weak", "sft_weak", "eval", "filter_weak", "deploy") else ()
+    for key in dict.fromkeys([*keys_in(given), *known, *older]):
+        for value in ANYTHING:
+            table = replaced(given, key, value)
+            monkeypatch.setattr(config_module, "read_file", lambda _, table=table: table)
+            with suppress(ConfigError):
+                values = load_config(model, [path]).as_dict()["config"]
+                json.dumps(values, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "sets", "said"),
+    [
+        (RLConfig, ["training.rewards=3"], "training.rewards must be a table"),
+        (RLConfig, ["rollout.env_config.step_rewards=3"], "rollout.env_config.step_rewards must be a table"),
+        (RLConfig, ["compute={gpu_count=2, topology=3}"], "compute.topology must be a table"),
+        (RLConfig, ["training.learning_rate=inf"], "training.learning_rate: "),
+        (RLConfig, ["training.step_rewards_weights={collect_wood=nan}"], "step_rewards_weights.collect_wood: "),
+        (RLConfig, ["rollout.env_config.sizes=[1, {x=inf}]"], "rollout.env_config.sizes.1.x: "),
+        (EvalConfig, ["eval.rollout=3"], "eval.rollout must be a table"),
+        (EvalConfig, ["eval.rollout_timeout_s=inf"], "eval.rollout_timeout_s: "),
+        (EvalConfig, ["eval.policy_config.teacher.noop_rate=-inf"], "eval.policy_config.teacher.noop_rate: "),
+        (SFTConfig, ["algorithm=3"], "algorithm must be a table"),
+        (SFTConfig, ["training.mode=[]"], "training.mode = [] is unknown"),
+        (SFTConfig, ["training.validation=3"], "training.validation must be a table"),
+        (SFTConfig, ["compute=3", "hyperparameters.parallelism.fsdp=true"], "compute must be a table"),
+        (SFTConfig, ["lora=3", "training.lora.r=3"], "lora must be a table"),
+        (SFTConfig, ["hyperparameters.gradient_accumulation_steps=[]"], "gradient_accumulation_steps = [] is no whole"),
+    ],
+)
+def test_a_wrong_shape_or_number_names_its_key(model: type[Section], sets: list[str], said: str) -> None:
+    names = {RLConfig: "rl_weak", EvalConfig: "eval", SFTConfig: "sft_weak"}
+    with pytest.raises(ConfigError) as caught:
+        load_config(model, [CONFIGS / "quickstart" / f"{names[model]}.toml"], sets)
+    assert said in caught.value.message
 
 
 def test_later_files_and_sets_win_and_sources_say_so(tmp_path: Path) -> None:
@@ -96,6 +201,13 @@ def test_sets_are_toml_typed() -> None:
     assert parse_set("a=fft:x:job_1") == {"a": "fft:x:job_1"}
     with pytest.raises(ConfigError):
         parse_set("novalue")
+
+
+@pytest.mark.parametrize(
+    "text", ["a\\b", 'say "x"', "\U0001f600/\u00e4", "\x7f\x00\x1f", "line\nbreak\ttab", "", "3", "true"]
+)
+def test_text_in_a_set_is_that_text(text: str) -> None:
+    assert parse_set(set_text("a.b", text)) == {"a": {"b": text}}
 
 
 def test_seed_ranges() -> None:

@@ -217,6 +217,16 @@ def test_a_vendor_without_its_key_is_a_missing_prerequisite() -> None:
         InferenceOrigins().vendor_target("groq")
 
 
+def test_the_hint_is_for_whoever_reads_the_env_file(tmp_path: Path) -> None:
+    env_file = tmp_path / "keys.env"
+    env_file.write_text("ENVIRONMENT_API_KEY=env-key\n")
+    for own, deploys in ((OWN, True), ("", False)):  # a task app; a judge
+        for url in ("https://api.groq.com", "https://llm.example"):
+            with pytest.raises(SynthRayError) as caught:
+                read_origins(env_file, own, {}).target(url)
+            assert ("deploy" in caught.value.hint, str(env_file) in caught.value.hint) == (deploys, not deploys)
+
+
 def test_origins_and_keys_are_read_from_the_env_file(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text(

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from serve.http_guard import Guard, HttpLimits
-from synth_ray.core.errors import PrerequisiteError
-from synth_ray.core.secrets import MAX_GIVEN_KEYS, KeyRing, ensure_env_file, environment_keys, read_env_file
+from synth_ray.core.errors import ConfigError, PrerequisiteError
+from synth_ray.core.secrets import (
+    MAX_GIVEN_KEYS,
+    KeyRing,
+    KeysFile,
+    ensure_env_file,
+    environment_keys,
+    read_env_file,
+    set_env_values,
+)
 
 
 def test_env_file_is_private_and_keeps_what_is_there(tmp_path: Path) -> None:
@@ -21,6 +29,19 @@ def test_env_file_is_private_and_keeps_what_is_there(tmp_path: Path) -> None:
     assert len(values["ENVIRONMENT_API_KEY"]) >= 32
     assert ensure_env_file(path) == values == read_env_file(path)
     assert path.read_text().startswith("# mine\n")
+
+
+def test_an_env_file_that_is_no_text_is_named_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("ENVIRONMENT_API_KEY=k\n")
+    watched = KeysFile(path, ["ENVIRONMENT_API_KEY"])
+    path.write_bytes(b"GROQ_API_KEY=hunter2\xff\n")
+    for use in (read_env_file, ensure_env_file, lambda path: set_env_values(path, {"A": "b"})):
+        with pytest.raises(ConfigError, match=r"\.env is not text in UTF-8") as caught:
+            use(path)
+        assert "hunter2" not in f"{caught.value.as_dict()}"
+    assert not watched.changed()
+    assert path.read_bytes() == b"GROQ_API_KEY=hunter2\xff\n"
 
 
 def test_aliases_allow_rotation_and_no_key_is_refused(tmp_path: Path) -> None:

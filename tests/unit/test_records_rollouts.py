@@ -160,8 +160,9 @@ def test_two_files_that_do_not_belong_together(tmp_path: Path) -> None:
     path = write_rollouts(tmp_path / "a", 1, [rollout()])
     write_rollouts(tmp_path / "b", 1, [rollout(outcome=2.0), rollout("r2")])
     (tmp_path / "b" / "step=000001.turns.parquet").replace(tmp_path / "a" / "step=000001.turns.parquet")
-    with pytest.raises(CorruptError, match="does not belong"):
+    with pytest.raises(CorruptError, match="does not belong") as caught:
         read_rollouts(path)
+    assert "trace database" not in caught.value.hint  # never had rollouts of RL
 
 
 def test_damage_is_found_or_harmless(tmp_path: Path) -> None:

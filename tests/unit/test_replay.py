@@ -181,6 +181,7 @@ def test_from_database_and_run_to_film(
     assert film("r1", "--run", "mine")["result"]["achievements"] == list(other.achievements)
     assert film("best", "--run", "mine")["result"]["rollout_id"] in ("r0", "r1")
     (tmp_path / "out" / "x.gif").unlink()
+    (tmp_path / "a_file").touch()
     for name, more, code, words in (
         ("changed", (), 7, "ended otherwise"),
         ("evil", (), 2, "os:system"),
@@ -191,6 +192,8 @@ def test_from_database_and_run_to_film(
         ("r1", ("--run", "yours"), 4, "no run 'yours'"),
         ("id40", ("--out", "x.mp4"), 2, ".gif"),
         ("id40", ("--trace-db", "missing.db"), 4, "missing.db"),
+        ("id40", ("--out", str(tmp_path / "a_file" / "x.gif")), 74, "a_file"),
+        ("id40", ("--out", "/proc/nosuch/x.gif"), 74, "/proc/nosuch"),
     ):
         answer = film(name, *more)
         assert (answer["ok"], answer.get("exit_code")) == (False, code), answer

@@ -70,6 +70,12 @@ MISTAKES = [
     Mistake("diff with an unfinished evaluation", "eval diff job_cut job_cut", 1, ("has no result", "eval --resume")),
     Mistake("diff of nothing", "eval diff fft:a:job_1 fft:b:job_2", 4, ("fft:a:job_1",)),
     Mistake("port in use", "up --port {port}", 3, ("is in use", "--port")),
+    Mistake("quickstart of a name in use", "quickstart --port {port} --run-name taken", 5, ("in use", "--run-name")),
+    Mistake("quickstart of a name with traces", "quickstart --port {port} --run-name seen", 5, ("seen.db", "another")),
+    Mistake("quickstart of a name with data", "quickstart --port {port} --run-name data", 5, ("data.jsonl", "another")),
+    Mistake("quickstart out of the project", "quickstart --port {port} --run-name ../../x", 2, ("not a usable name",)),
+    Mistake("quickstart of a name with capitals", "quickstart --port {port} --run-name My", 2, ("lower-case",)),
+    Mistake("env file that is no text", "setup --yes --env-file binary.env", 2, ("not text in UTF-8", "--env-file")),
     Mistake("env file that is a folder", "setup --yes --env-file .", 2, ("is a folder", "--env-file")),
 ]
 
@@ -107,6 +113,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with TraceDB(folder / "one.db") as traces:
         one = Rollout("r", "run", "t", 1, "m", Provenance.EXPERT, (), 2.0, (), StopReason.TURNS, "", 1.0)
         traces.add([one])
+    for name in ("traces/seen.db", "ft_data/data.jsonl"):
+        (folder / name).parent.mkdir()
+        (folder / name).touch()
+    (folder / "binary.env").write_bytes(b"GROQ_API_KEY=\xff\n")
     (folder / "broken.toml").write_text('[model]\nbase = "x\n')
     (folder / "text.db").write_text("this is not a database" * 100)
     (folder / "strict.toml").write_text('[filter]\ndb = "one.db"\noutput = "o.jsonl"\nmin_official_score = 9\n')

@@ -31,7 +31,7 @@ class CriterionFields(Section):
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     description: str = Field(min_length=1, max_length=4000)
-    weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
+    weight: float = Field(1.0, gt=0, le=1e6)
     required: bool = False
     scale: Literal["binary", "bounded", "count", "custom"] = "bounded"
 
