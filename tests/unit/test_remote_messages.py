@@ -16,6 +16,7 @@ from synth_ray.rollout.remote.client import parse_json
 from synth_ray.rollout.remote.redaction import redacted, shown
 from synth_ray.rollout.remote.reply import read_reply
 from synth_ray.rollout.remote.request import chat_body, check_body, fitted, with_smaller_budget
+from synth_ray.rollout.tool_calls import flat_call, openai_call
 from tests.unit.fake_provider import TOOL_CALL, completion
 
 TOOLS = CrafterTask().tools({"max_actions_per_turn": 7})
@@ -149,6 +150,16 @@ def test_tool_arguments_become_text() -> None:
     assert json.loads(reply.extra["tool_calls"][0]["function"]["arguments"]) == {"actions": ["do"]}
 
 
+@pytest.mark.parametrize("levels", [65, 940, 100_000])
+def test_deep_arguments_stay_text(levels: int) -> None:
+    deep = '{"actions": ' + "[" * levels + "]" * levels + "}"
+    call = {"name": "interact_many", "arguments": deep}
+    assert flat_call(call)["arguments"] == {"text": deep}
+    assert openai_call(call)["function"]["arguments"] == {"text": deep}
+    flat = json.dumps({"actions": ["do"], "note": "[" * levels})
+    assert flat_call({**call, "arguments": flat})["arguments"]["actions"] == ["do"]
+
+
 MALFORMED: list[dict[str, Any]] = [
     {},
     {"choices": []},
@@ -228,7 +239,10 @@ def test_any_json_is_a_turn_that_can_be_played_and_stored(value: dict[str, Any])
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "{", "NaN", "[Infinity]", '{"a": -Infinity}', '{"a": 1e999}', "[" * 100_000, "9" * 5000, '{"a": }'],
+    [
+        *("", "x", "{", "NaN", "[Infinity]", '{"a": -Infinity}', '{"a": 1e999}', "9" * 5000, '{"a": }'),
+        *("[" * depth + "]" * depth for depth in (65, 940, 100_000)),
+    ],
 )
 def test_what_is_no_json(text: str) -> None:
     assert parse_json(text) is None

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.http_guard import Guard, HttpLimits
-from serve.json_depth import json_depth
+from synth_ray.core.json_depth import json_depth
 from synth_ray.core.secrets import KeyRing
 
 KEY = (b"x-api-key", b"right")
