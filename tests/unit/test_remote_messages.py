@@ -144,6 +144,13 @@ def test_thoughts_are_told_from_the_answer(message: dict[str, Any], text: str, r
     assert (reply.text, reply.extra.get("reasoning")) == (text, reasoning)
 
 
+def test_names_hold_no_lone_surrogates() -> None:
+    value = completion({"content": "x", "tool_calls": [{**TOOL_CALL, "id": "c\udc00"}]}, model="m\ud800")
+    value["choices"][0]["finish_reason"] = "\ud83d"
+    reply = read_reply(value)
+    assert (reply.weights_name, reply.finish_reason, reply.extra["tool_calls"][0]["id"]) == ("m?", "?", "c?")
+
+
 def test_tool_arguments_become_text() -> None:
     call = {"name": "interact_many", "arguments": {"actions": ["do"]}}
     reply = read_reply(completion({"tool_calls": [call]}))
