@@ -13,7 +13,7 @@ from synth_ray.core.errors import ConfigError
 from synth_ray.core.types import Endpoint, Message, Reply, RewardParts, Sampling, StepFacts, Turn
 from synth_ray.records.rollout_rows import turn_values
 from synth_ray.rollout.remote.client import parse_json
-from synth_ray.rollout.remote.redaction import redacted, shown
+from synth_ray.rollout.remote.redaction import redacted, redacted_json, shown
 from synth_ray.rollout.remote.reply import read_reply
 from synth_ray.rollout.remote.request import chat_body, check_body, fitted, with_smaller_budget
 from synth_ray.rollout.tool_calls import flat_call, openai_call
@@ -258,6 +258,17 @@ def test_what_is_no_json(text: str) -> None:
 def test_the_key_is_cut_out() -> None:
     assert KEY not in redacted(f"a {KEY} b", KEY)
     assert redacted("abc", "") == "abc"
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    ['sk/a"b\\cdk', 'sk\\/a"b\\cdk', '\\u0073k/a"b\\cdk', 'sk\\/a\\"b\\\\cdk', "sk\\u002Fa\\u0022b\\u005c\\u0063dk"],
+)
+def test_the_key_is_cut_out_however_json_spells_it(spelt: str) -> None:
+    key = 'sk/a"b\\cdk'
+    assert redacted(f"a {spelt} b", key) == "a [redacted] b"
+    assert redacted_json({spelt: [{"x": spelt}, 1, None]}, key) == {"[redacted]": [{"x": "[redacted]"}, 1, None]}
+    assert "[redacted]" in shown(f"a {spelt} b", key)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The HTTP client of remote policies: one POST, bounded in time, size and attempts, to a place that may be called.
 
 No redirect is followed, no proxy is taken from the environment, no cookie is kept, nothing is decompressed. The key is
-cut out of everything that comes back before anyone sees it.
+cut out of everything that comes back before anyone sees it: out of every decoded text, and of what is shown undecoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from synth_ray.core.errors import EndpointRefused
 from synth_ray.core.json_depth import json_depth
 from synth_ray.core.origins import Target
 from synth_ray.rollout.remote.network import ForbiddenAddress, PinnedNetwork, Resolve, resolve
-from synth_ray.rollout.remote.redaction import redacted, shown
+from synth_ray.rollout.remote.redaction import redacted_json, shown
 from synth_ray.rollout.remote.request import with_smaller_budget
 from synth_ray.rollout.remote.retries import (
     REAL_TIME,
@@ -142,8 +142,7 @@ class ChatClient:
         ) as response:
             given = {name.lower(): value.decode("latin-1") for name, value in response.headers}
             raw, whole = await _read(response, self._limits.answer_bytes)
-        text = redacted(raw.decode("utf-8", "replace"), target.key)
-        return _Answer(response.status, text, whole, given.get(b"retry-after"))
+        return _Answer(response.status, raw.decode("utf-8", "replace"), whole, given.get(b"retry-after"))
 
     def _pool(self, private: bool) -> httpcore2.AsyncConnectionPool:
         if private not in self._pools:
@@ -170,7 +169,7 @@ async def _read(response: httpcore2.Response, limit: int) -> tuple[bytes, bool]:
 def _judged(answer: _Answer, target: Target) -> Completion:
     """A completion. Raises TryAgain for what may pass, EndpointRefused for what won't."""
     status = answer.status
-    value = parse_json(answer.text)
+    value = redacted_json(parse_json(answer.text), target.key)
     if 200 <= status < 300:
         return _completion(answer, value)
     asked_s = parse_retry_after(answer.retry_after, time.time())
