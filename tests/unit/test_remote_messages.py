@@ -90,7 +90,13 @@ def test_extra_body_is_unpacked_below_explicit_fields() -> None:
     assert sent == {"model": "m", "top_k": 1, "min_p": 0.1}
 
 
-@pytest.mark.parametrize("wrong", [{"stream": True}, {"messages": []}, {"n": 2}, {"model": "x"}, {"a": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"stream": True}, {"messages": []}, {"n": 2}, {"model": "x"}, {"tools": None}, {"a": float("nan")}),
+        *({"extra_body": {name: 1}} for name in ("stream", "stream_options", "n", "messages", "model", "tools")),
+    ],
+)
 def test_what_the_rollout_decides_cannot_be_set(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         check_body(wrong)

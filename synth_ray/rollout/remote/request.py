@@ -19,10 +19,12 @@ _TOKEN_MARGIN = 64
 
 
 def check_body(body: Mapping[str, Any]) -> None:
-    """ConfigError if settings of a policy hold a field that this program decides, or no JSON."""
-    taken = sorted(_OURS & set(body))
+    """ConfigError if settings of a policy, or ``extra_body`` in them, hold no JSON or a field that is decided here."""
+    extra = body.get("extra_body")
+    taken = sorted(_OURS & {*body, *(extra if isinstance(extra, Mapping) else ())})
     if taken:
-        raise ConfigError(f"policy_config can't set {', '.join(taken)}: the rollout decides this")
+        names = ", ".join(taken)
+        raise ConfigError(f"policy_config can't set {names}: the rollout decides this", f"leave out {names}")
     try:
         json.dumps(dict(body), allow_nan=False)
     except (TypeError, ValueError) as error:
