@@ -61,6 +61,19 @@ def test_gpt_5_has_its_own_fields(model: str) -> None:
     assert not {"max_tokens", "temperature", "top_p"} & set(sent)
 
 
+@pytest.mark.parametrize(
+    ("model", "vendor", "sent"),
+    [
+        ("m", "", {"logprobs", "return_token_ids"}),
+        ("gpt-4o", "openai", {"logprobs"}),
+        ("gpt-5-mini", "openai", set()),
+        ("qwen/qwen3-32b", "groq", set()),
+    ],
+)
+def test_tokens_are_asked_for_where_they_can_be_given(model: str, vendor: str, sent: set[str]) -> None:
+    assert {"logprobs", "return_token_ids"} & set(body(model, vendor, logprobs=True, return_token_ids=True)) == sent
+
+
 def test_vendors_get_no_fields_of_other_servers() -> None:
     others = {"thinking_mode": "think", "thinking_budget": 9, "extra_body": {"a": 1}, "stop_after_tool_calls": 1}
     sent = body("gpt-4o", "openai", Sampling(top_k=20), **others, reasoning={}, function_call={})
