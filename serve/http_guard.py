@@ -14,8 +14,8 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from serve.json_depth import json_depth
 from serve.turnstile import Turnstile
+from synth_ray.core.json_depth import json_depth
 from synth_ray.core.secrets import KeyRing
 
 _OPEN_PATHS = frozenset({"", "/"})

@@ -9,10 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from serve.http_errors import ErrorBody, error_answer, responses
-from serve.http_guard import HttpLimits
 from serve.http_json import AsciiJson
 from serve.http_keys import keyed
-from serve.json_depth import nests_deeper
 from synth_ray.core.errors import (
     ConfigError,
     EndpointRefused,
@@ -43,7 +41,6 @@ _DECLARED: dict[str, Any] = {
     },
 }
 _GPT5_MIN_TOKENS = 16_000
-_DEEPEST = HttpLimits.json_depth
 
 
 def proxy_router(client: ChatClient, origins: InferenceOrigins, tool_call: ToolCall) -> APIRouter:
@@ -80,12 +77,9 @@ async def _proxied(
         return _failed(503, f"missing_{vendor}_api_key", error)
     except (EndpointRefused, EndpointUnavailable) as error:
         return _vendor_failed(vendor, error)
-    value, problem = completion.value, completion.problem
-    if nests_deeper(value, _DEEPEST):
-        value, problem = None, f"the completion nests deeper than {_DEEPEST} levels"
-    if value is None:
-        return error_answer(502, {"code": f"{vendor}_error", "message": problem, "hint": "try again"})
-    return AsciiJson(with_tool_call(value, tool_call))
+    if completion.value is None:
+        return error_answer(502, {"code": f"{vendor}_error", "message": completion.problem, "hint": "try again"})
+    return AsciiJson(with_tool_call(completion.value, tool_call))
 
 
 def vendor_body(body: Any, vendor: str) -> dict[str, Any]:
@@ -134,9 +128,7 @@ def _is_tool_list(tools: Any) -> bool:
 def _vendor_failed(vendor: str, error: PolicyError) -> AsciiJson:
     status, body = error.details.get("status"), error.details.get("body")
     code = status if isinstance(status, int) and status >= 400 else 502
-    return _failed(
-        code, f"{vendor}_error", error, {"status": status, "body": None if nests_deeper(body, _DEEPEST) else body}
-    )
+    return _failed(code, f"{vendor}_error", error, {"status": status, "body": body})
 
 
 def _failed(status: int, code: str, error: SynthRayError, more: Mapping[str, Any] | None = None) -> AsciiJson:

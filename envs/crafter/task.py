@@ -49,13 +49,21 @@ class CrafterEpisode:
         """Number of unique achievements so far."""
         return float(len(self.achievements))
 
+    @property
+    def draws(self) -> bool:
+        """Whether messages carry pictures."""
+        return self.config.vision
+
     def messages(self) -> tuple[Message, ...]:
         """One user message with the observation, after the system message if there is one."""
-        text = "" if self.config.image_only_mode else self._render(self.view, self._moment())
-        images = (data_url(self._world, self.config.image_size),) if self.config.vision else ()
-        paragraphs = [paragraph for paragraph in (text, self._complaint) if paragraph]
-        observation = Message("user", "\n\n".join(paragraphs), images=images)
+        images = (data_url(self._world, self.config.image_size),) if self.draws else ()
+        observation = Message("user", self.text(), images=images)
         return (Message("system", self._system), observation) if self._system else (observation,)
+
+    def text(self) -> str:
+        """The observation without its picture."""
+        text = "" if self.config.image_only_mode else self._render(self.view, self._moment())
+        return "\n\n".join(paragraph for paragraph in (text, self._complaint) if paragraph)
 
     def picture(self, size: int) -> bytes:
         """The world as a PNG of ``size`` x ``size`` pixels; looking changes nothing."""

@@ -47,7 +47,7 @@ def turn_values(rollout_id: str, turn: Turn) -> tuple[Any, ...]:
         rollout_id, turn.index, to_json([_message_json(message) for message in turn.messages]),
         storable(reply.text), to_json(reply.extra), to_json(facts_json(turn.facts)), to_json(turn.reward.parts),
         _pack("i", reply.prompt_ids), _pack("i", reply.token_ids), _pack("d", reply.logprobs),
-        reply.weights_name, reply.weights_digest, reply.finish_reason, to_json(reply.usage),
+        storable(reply.weights_name), reply.weights_digest, storable(reply.finish_reason), to_json(reply.usage),
         finite(turn.sample_ms), finite(turn.env_ms),
     )  # fmt: skip
 

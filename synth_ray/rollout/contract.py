@@ -28,7 +28,8 @@ _OPS = {
 }
 _CID_SAFE = "-_.:"
 _CID_NAMES = ("cid", "trace", "trace_correlation_id")
-_PASSED_ON = ("thinking_mode", "thinking_budget", "reasoning_effort", "stop", "extra_body")
+_PASSED_ON = ("use_tools", "thinking_mode", "thinking_budget", "reasoning_effort", "stop", "logprobs", "extra_body")
+_TOKENS_TOO = {"logprobs": True, "return_token_ids": True}
 
 Name = Annotated[str, Field(max_length=200)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -88,7 +89,7 @@ class PolicyConfig(_KnownAndMore):
     max_completion_tokens: Positive | None = None
     thinking_mode: Literal["think", "no_think"] | None = None
     thinking_budget: int | None = Field(None, ge=0)
-    use_tools: bool | None = None
+    use_tools: bool | None = Field(None, description="Whether the task's tool is offered; it is if absent.")
     use_vision: bool | None = Field(None, description="Whether the messages carry a picture.")
     image_only_mode: bool | None = Field(None, description="Whether the picture replaces the text.")
     max_llm_calls: int | None = Field(None, ge=1, le=LIMITS.turns)
@@ -116,7 +117,7 @@ class RecordRequest(_Known):
     """What the answer shall hold. ``value`` is accepted and has no effect: no policy here has a critic."""
 
     trajectories: bool = True
-    logprobs: bool = False
+    logprobs: bool = Field(False, description="The endpoint is asked for them.")
     value: bool = False
     return_trace: bool = False
     trace_format: Literal["compact", "full", "structured"] = "compact"
@@ -172,7 +173,8 @@ def rollout_plan(request: RolloutRequest, task: str, teachers: Collection[str]) 
     if not config.model:
         raise ConfigError("policy.config.model must name the model at inference_url")
     vendor = provider if provider in VENDORS else ""
-    endpoint = Endpoint(str(target), config.model, vendor, _passed_on(config), cid)
+    body = {**_passed_on(config), **(_TOKENS_TOO if request.record.logprobs else {})}
+    endpoint = Endpoint(str(target), config.model, vendor, body, cid)
     spec = EpisodeSpec(**common, model=endpoint.model, provider="remote", endpoint=endpoint, sampling=_sampling(config))
     return RolloutPlan(spec, cid, str(_with_cid(url, cid)))
 
@@ -258,5 +260,5 @@ def _sampling(config: PolicyConfig) -> Sampling:
 
 
 def _passed_on(config: PolicyConfig) -> Mapping[str, Any]:
-    values = {**config.rest(), **config.model_dump(include={"thinking_mode", "thinking_budget"})}
+    values = {**config.rest(), **config.model_dump(include={"use_tools", "thinking_mode", "thinking_budget"})}
     return {name: values[name] for name in _PASSED_ON if values.get(name) is not None}

@@ -149,10 +149,10 @@ def _meta(turn: Turn, logprobs: bool, plan: RolloutPlan) -> dict[str, Any]:
             "decision_ms": turn.sample_ms + turn.env_ms,
         },
     }
-    if logprobs and turn.reply.logprobs:
-        meta["logprobs"] = list(turn.reply.logprobs)
-        meta["token_ids"] = list(turn.reply.token_ids)
-        meta["prompt_token_ids"] = list(turn.reply.prompt_ids)
+    if logprobs:
+        reply = turn.reply
+        tokens = {"logprobs": reply.logprobs, "token_ids": reply.token_ids, "prompt_token_ids": reply.prompt_ids}
+        meta |= {name: list(values) for name, values in tokens.items() if values}
     return meta
 
 

@@ -2,7 +2,7 @@
 
 Invariants: every turn in the result was really played; a failure of the policy ends the episode as data
 (``StopReason.ERROR``) and never loses the turns before it; no turn waits longer than its own timeout, nor than the
-episode's deadline.
+episode's deadline; pictures are drawn in threads, and an episode that was late while it drew is not stepped again.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import time
 from datetime import UTC, datetime
 
 from synth_ray.core.errors import PolicyError
-from synth_ray.core.types import EpisodeSpec, Provenance, Rollout, StopReason, Turn
+from synth_ray.core.types import EpisodeSpec, Message, Provenance, Rollout, StopReason, Turn
 from synth_ray.rollout.policy import Policy
 from synth_ray.rollout.prices import Prices
 from synth_ray.rollout.rewards import reward
 from synth_ray.rollout.tally import Tally
-from synth_ray.rollout.task import Episode
+from synth_ray.rollout.task import Episode, Illustrated
 
 NOTHING_PRICED = Prices()
 _SLICE_S = 0.005
@@ -65,7 +65,7 @@ async def play(spec: EpisodeSpec, episode: Episode, policy: Policy, prices: Pric
         group=spec.group,
         index=spec.index,
         error=error,
-        final_text=episode.messages()[-1].content,
+        final_text=_text(episode),
         env_config=spec.env_config,
     )
 
@@ -97,7 +97,7 @@ def _late(spec: EpisodeSpec, index: int, left_s: float) -> str:
 
 
 async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int, tally: Tally, prices: Prices) -> Turn:
-    messages = episode.messages()
+    messages = await _messages(episode)
     asked = time.perf_counter()
     reply = await policy.reply(messages, index, episode)
     answered = time.perf_counter()
@@ -111,3 +111,14 @@ async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int,
         sample_ms=(answered - asked) * 1e3,
         env_ms=(time.perf_counter() - answered) * 1e3,
     )
+
+
+async def _messages(episode: Episode) -> tuple[Message, ...]:
+    """The chat; a text is made at once, pictures in a thread, so that other episodes go on meanwhile."""
+    if isinstance(episode, Illustrated) and episode.draws:
+        return await asyncio.to_thread(episode.messages)
+    return episode.messages()
+
+
+def _text(episode: Episode) -> str:
+    return episode.text() if isinstance(episode, Illustrated) else episode.messages()[-1].content

@@ -117,15 +117,18 @@ def _component(name: str, amount: float, facts: StepFacts, tally: Tally, spec: R
         }
     if name.startswith(INVENTORY):
         item = _rest(name, INVENTORY)
-        return {"type": "inventory", "item": item, **_priced(facts.inventory_delta[item], amount)}
+        gained = facts.inventory_delta.get(item, 0)
+        paid = tally.above_peak(item, facts) if spec.strategy == "shaped" else gained
+        return {"type": "inventory", "item": item, **_priced(paid, amount)}
     if name.startswith(COUNTER):
         counter = _rest(name, COUNTER)
-        return {"type": "achievement_count", "name": counter, **_priced(facts.counter_delta[counter], amount)}
+        return {"type": "achievement_count", "name": counter, **_priced(facts.counter_delta.get(counter, 0), amount)}
     return {"type": name, "reward": amount}
 
 
 def _priced(delta: int, amount: float) -> dict[str, Any]:
-    return {"delta": delta, "weight": round(amount / delta, _DIGITS), "reward": amount}
+    """``weight`` is what one of ``delta`` units paid; a strategy may also pay for what did not change."""
+    return {"delta": delta, **({"weight": round(amount / delta, _DIGITS)} if delta else {}), "reward": amount}
 
 
 def _base(amount: float, spec: RewardSpec) -> float:

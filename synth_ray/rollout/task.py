@@ -32,6 +32,24 @@ class Episode(Protocol):
         ...
 
 
+@runtime_checkable
+class Illustrated(Protocol):
+    """An episode whose ``messages`` may hold pictures, which take long to draw.
+
+    If it ``draws``, ``messages`` is called in a thread. It must change nothing that ``text``, ``achievements`` and
+    ``outcome`` read: after a deadline they are asked while it may still draw.
+    """
+
+    @property
+    def draws(self) -> bool:
+        """Whether this episode's messages hold pictures."""
+        ...
+
+    def text(self) -> str:
+        """The content of the last message, without drawing anything."""
+        ...
+
+
 class Teacher(Protocol):
     """A scripted policy that may look at the episode itself instead of at the text."""
 

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from synth_ray.core.json_depth import json_depth
 from synth_ray.core.types import Turn
 
 TOOL_NAME = "interact_many"
+_MAX_DEPTH = 64
 
 
 def tool_calls(turn: Turn) -> list[dict[str, Any]]:
@@ -19,7 +21,7 @@ def tool_calls(turn: Turn) -> list[dict[str, Any]]:
 
 
 def flat_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"tool_name", "arguments", "id"?}``; arguments are an object where they are JSON."""
+    """``{"tool_name", "arguments", "id"?}``; arguments are an object where they are JSON that can be encoded again."""
     function = call.get("function")
     inner = function if isinstance(function, Mapping) else call
     name = next((inner[key] for key in ("tool_name", "tool", "name") if isinstance(inner.get(key), str)), "")
@@ -37,9 +39,11 @@ def openai_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
+    if json_depth(text.encode("utf-8", "replace")) > _MAX_DEPTH:
+        return {"text": text}
     try:
         return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+    except ValueError:
         return {"text": text}
 
 

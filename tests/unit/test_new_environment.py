@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from serve.models import built_in
 from synth_ray.core.config import load_config
+from synth_ray.core.errors import ConfigError
 from synth_ray.core.paths import Home
 from synth_ray.core.sections import EvalConfig, RLConfig
 from synth_ray.core.sft_sections import SFTConfig
@@ -94,11 +95,22 @@ def test_the_teacher_reaches_everything_and_the_tiny_model_has_the_words(task: T
         assert chat._tokenizer.unk_token_id not in chat.prompt_ids(turn.messages)
 
 
-@pytest.mark.parametrize("text", ["", "null", "[1]", '{"actions": 3}', '{"actions": [{}, "fly"]}', "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "null", "[1]", '{"actions": 3}', '{"actions": [{}, "fly"]}', "9" * 5000, "[" * 5000]
+)
 def test_a_bad_reply_is_a_fact(task: Task, text: str) -> None:
     facts = task.open(3, {}, 2).step(text, {})
     assert facts.problem
     assert facts.actions == ()
+
+
+def test_a_wrong_setting_of_the_teacher_is_told(task: Task) -> None:
+    with pytest.raises(ConfigError, match="skill must be a number"):
+        task.teacher("expert", {"skill": "a"}, 0, 2)
+
+
+def test_the_task_describes_itself(task: Task) -> None:
+    assert task.info()["task"].keys() >= {"id", "name", "version", "description"}
 
 
 class HfEngine:

@@ -146,12 +146,14 @@ def test_a_batch_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_what_is_not_unicode_is_stored_replaced(tmp_path: Path) -> None:
-    lone = replace(TURN, reply=replace(TURN.reply, text="a\ud800b", extra={"x": "\udc00"}))
+    odd = {"text": "a\ud800b", "extra": {"x": "\udc00"}, "weights_name": "m\ud800", "finish_reason": "\udfff"}
+    lone = replace(TURN, reply=replace(TURN.reply, **odd))
     with TraceDB(tmp_path / "t.db") as traces:
         traces.add([rollout("a", turns=(lone,), error="\ud83d\ude00 \ud800")])
         loaded = traces.load("a")
     assert loaded.turns[0].reply.text == "a\ufffdb"
     assert loaded.turns[0].reply.extra == {"x": "\ufffd"}
+    assert (loaded.turns[0].reply.weights_name, loaded.turns[0].reply.finish_reason) == ("m\ufffd", "\ufffd")
     assert loaded.error == "\U0001f600 \ufffd"
 
 

@@ -1,6 +1,7 @@
 """The client against a real server: statuses, hangs, floods, redirects, and where keys go."""
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -231,6 +232,22 @@ def test_a_key_that_comes_back_is_cut_out(server: FakeProvider) -> None:
     found = Asked()(target(server))
     assert found.value
     assert found.value["choices"][0]["message"]["content"] == "Bearer [redacted]"
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize("escaped", [f"\\u0073{KEY[1:]}", "".join(f"\\u{ord(c):04X}" for c in KEY), KEY])
+def test_an_escaped_key_is_cut_out_of_every_text_and_name(server: FakeProvider, status: int, escaped: str) -> None:
+    inner = json.dumps(f'{{"actions": ["{escaped}"]}}')
+    answer = f'{{"model": "{escaped}", "{escaped}": 1, "choices": [{{"arguments": {inner}}}]}}'.encode()
+    if status != 200:
+        assert "[redacted]" in str(refused(server, *[Play(status, answer)] * 4).as_dict())
+        return
+    server.plays.append(Play(200, answer))
+    value = Asked()(target(server)).value
+    assert value
+    assert KEY not in str(value)
+    assert value["model"] == "[redacted]" in value
+    assert json.loads(value["choices"][0]["arguments"]) == {"actions": ["[redacted]"]}
 
 
 def test_each_server_gets_its_own_key_and_no_other() -> None:

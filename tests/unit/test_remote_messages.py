@@ -13,9 +13,10 @@ from synth_ray.core.errors import ConfigError
 from synth_ray.core.types import Endpoint, Message, Reply, RewardParts, Sampling, StepFacts, Turn
 from synth_ray.records.rollout_rows import turn_values
 from synth_ray.rollout.remote.client import parse_json
-from synth_ray.rollout.remote.redaction import redacted, shown
+from synth_ray.rollout.remote.redaction import redacted, redacted_json, shown
 from synth_ray.rollout.remote.reply import read_reply
 from synth_ray.rollout.remote.request import chat_body, check_body, fitted, with_smaller_budget
+from synth_ray.rollout.tool_calls import flat_call, openai_call
 from tests.unit.fake_provider import TOOL_CALL, completion
 
 TOOLS = CrafterTask().tools({"max_actions_per_turn": 7})
@@ -60,6 +61,19 @@ def test_gpt_5_has_its_own_fields(model: str) -> None:
     assert not {"max_tokens", "temperature", "top_p"} & set(sent)
 
 
+@pytest.mark.parametrize(
+    ("model", "vendor", "sent"),
+    [
+        ("m", "", {"logprobs", "return_token_ids"}),
+        ("gpt-4o", "openai", {"logprobs"}),
+        ("gpt-5-mini", "openai", set()),
+        ("qwen/qwen3-32b", "groq", set()),
+    ],
+)
+def test_tokens_are_asked_for_where_they_can_be_given(model: str, vendor: str, sent: set[str]) -> None:
+    assert {"logprobs", "return_token_ids"} & set(body(model, vendor, logprobs=True, return_token_ids=True)) == sent
+
+
 def test_vendors_get_no_fields_of_other_servers() -> None:
     others = {"thinking_mode": "think", "thinking_budget": 9, "extra_body": {"a": 1}, "stop_after_tool_calls": 1}
     sent = body("gpt-4o", "openai", Sampling(top_k=20), **others, reasoning={}, function_call={})
@@ -89,7 +103,13 @@ def test_extra_body_is_unpacked_below_explicit_fields() -> None:
     assert sent == {"model": "m", "top_k": 1, "min_p": 0.1}
 
 
-@pytest.mark.parametrize("wrong", [{"stream": True}, {"messages": []}, {"n": 2}, {"model": "x"}, {"a": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"stream": True}, {"messages": []}, {"n": 2}, {"model": "x"}, {"tools": None}, {"a": float("nan")}),
+        *({"extra_body": {name: 1}} for name in ("stream", "stream_options", "n", "messages", "model", "tools")),
+    ],
+)
 def test_what_the_rollout_decides_cannot_be_set(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         check_body(wrong)
@@ -143,10 +163,27 @@ def test_thoughts_are_told_from_the_answer(message: dict[str, Any], text: str, r
     assert (reply.text, reply.extra.get("reasoning")) == (text, reasoning)
 
 
+def test_names_hold_no_lone_surrogates() -> None:
+    value = completion({"content": "x", "tool_calls": [{**TOOL_CALL, "id": "c\udc00"}]}, model="m\ud800")
+    value["choices"][0]["finish_reason"] = "\ud83d"
+    reply = read_reply(value)
+    assert (reply.weights_name, reply.finish_reason, reply.extra["tool_calls"][0]["id"]) == ("m?", "?", "c?")
+
+
 def test_tool_arguments_become_text() -> None:
     call = {"name": "interact_many", "arguments": {"actions": ["do"]}}
     reply = read_reply(completion({"tool_calls": [call]}))
     assert json.loads(reply.extra["tool_calls"][0]["function"]["arguments"]) == {"actions": ["do"]}
+
+
+@pytest.mark.parametrize("levels", [65, 940, 100_000])
+def test_deep_arguments_stay_text(levels: int) -> None:
+    deep = '{"actions": ' + "[" * levels + "]" * levels + "}"
+    call = {"name": "interact_many", "arguments": deep}
+    assert flat_call(call)["arguments"] == {"text": deep}
+    assert openai_call(call)["function"]["arguments"] == {"text": deep}
+    flat = json.dumps({"actions": ["do"], "note": "[" * levels})
+    assert flat_call({**call, "arguments": flat})["arguments"]["actions"] == ["do"]
 
 
 MALFORMED: list[dict[str, Any]] = [
@@ -228,7 +265,10 @@ def test_any_json_is_a_turn_that_can_be_played_and_stored(value: dict[str, Any])
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "{", "NaN", "[Infinity]", '{"a": -Infinity}', '{"a": 1e999}', "[" * 100_000, "9" * 5000, '{"a": }'],
+    [
+        *("", "x", "{", "NaN", "[Infinity]", '{"a": -Infinity}', '{"a": 1e999}', "9" * 5000, '{"a": }'),
+        *("[" * depth + "]" * depth for depth in (65, 940, 100_000)),
+    ],
 )
 def test_what_is_no_json(text: str) -> None:
     assert parse_json(text) is None
@@ -237,6 +277,17 @@ def test_what_is_no_json(text: str) -> None:
 def test_the_key_is_cut_out() -> None:
     assert KEY not in redacted(f"a {KEY} b", KEY)
     assert redacted("abc", "") == "abc"
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    ['sk/a"b\\cdk', 'sk\\/a"b\\cdk', '\\u0073k/a"b\\cdk', 'sk\\/a\\"b\\\\cdk', "sk\\u002Fa\\u0022b\\u005c\\u0063dk"],
+)
+def test_the_key_is_cut_out_however_json_spells_it(spelt: str) -> None:
+    key = 'sk/a"b\\cdk'
+    assert redacted(f"a {spelt} b", key) == "a [redacted] b"
+    assert redacted_json({spelt: [{"x": spelt}, 1, None]}, key) == {"[redacted]": [{"x": "[redacted]"}, 1, None]}
+    assert "[redacted]" in shown(f"a {spelt} b", key)
 
 
 @pytest.mark.parametrize(

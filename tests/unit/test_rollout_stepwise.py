@@ -105,6 +105,24 @@ def test_one_turn_in_full() -> None:
     }
 
 
+def test_shaped_shows_the_units_that_paid_and_their_price() -> None:
+    spec = RewardSpec("shaped", 0.5)
+    turns = [facts(items={"stone": 3}), facts(items={"stone": -1}), facts(items={"stone": 2})]
+    *_, last = rollout_stepwise(played(turns, spec), spec)
+    assert last["components"] == [{"type": "inventory", "item": "stone", "delta": 1, "weight": 0.15, "reward": 0.15}]
+    assert last["inventory_deltas"] == {"stone": 2}
+
+
+def test_a_strategy_may_pay_for_what_did_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STRATEGIES, "rich", lambda *_: {"inventory/wood": 0.1, "counter/collect_wood": 0.2})
+    spec = RewardSpec("rich")
+    (step,) = rollout_stepwise(played([facts()], spec), spec)
+    assert step["components"] == [
+        {"type": "inventory", "item": "wood", "delta": 0, "reward": 0.1},
+        {"type": "achievement_count", "name": "collect_wood", "delta": 0, "reward": 0.2},
+    ]
+
+
 def test_a_limit_that_is_reached_still_indicates() -> None:
     spec = RewardSpec("per_achievement", limits={"collect_sapling": 1})
     again = facts("collect_sapling")

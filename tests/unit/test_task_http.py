@@ -46,9 +46,9 @@ class EchoModel:
         return Reply(
             text="I walk \ud83d.",
             extra={"tool_calls": [call], "reasoning": "because"},
-            prompt_ids=(1, 2),
-            token_ids=(3,),
-            logprobs=(float("-inf"),),
+            prompt_ids=() if self.spec.model == "without-ids" else (1, 2),
+            token_ids=() if self.spec.model == "without-ids" else (3,),
+            logprobs=() if self.spec.model == "without-logprobs" else (float("-inf"),),
             usage={"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3},
         )
 
@@ -317,10 +317,31 @@ def test_logprobs_come_on_request_and_are_json(client: TestClient) -> None:
     assert (meta["logprobs"], meta["token_ids"], meta["prompt_token_ids"]) == ([None], [3], [1, 2])
     assert "Infinity" not in with_them.text
     without = rollout(client, policy=remote()).json()["trajectories"][0]["steps"][0]
-    assert "logprobs" not in without["info"]["meta"]
+    assert not {"logprobs", "token_ids", "prompt_token_ids"} & set(without["info"]["meta"])
     assert without["tool_calls"] == [
         {"tool_name": "interact_many", "arguments": {"actions": ["move_right"]}, "id": "call_1"}
     ]
+
+
+def test_the_endpoint_is_asked_for_what_the_answer_shall_hold(client: TestClient, host: Host) -> None:
+    for changes, body in (
+        ({"policy": remote()}, {}),
+        ({"policy": remote(use_tools=False)}, {"use_tools": False}),
+        ({"policy": remote(use_tools=True, logprobs=True)}, {"use_tools": True, "logprobs": True}),
+        ({"policy": remote(), "record": {"logprobs": True}}, {"logprobs": True, "return_token_ids": True}),
+    ):
+        assert rollout(client, **changes).status_code == 200
+        endpoint = host.specs[-1].endpoint
+        assert endpoint is not None and endpoint.body == body
+
+
+def test_each_kind_of_tokens_comes_if_the_endpoint_gave_it(client: TestClient) -> None:
+    answer = rollout(client, policy=remote(model="without-ids"), record={"logprobs": True}).json()
+    meta = answer["trajectories"][0]["steps"][0]["info"]["meta"]
+    assert "logprobs" in meta and not {"token_ids", "prompt_token_ids"} & set(meta)
+    answer = rollout(client, policy=remote(model="without-logprobs"), record={"logprobs": True}).json()
+    meta = answer["trajectories"][0]["steps"][0]["info"]["meta"]
+    assert (meta["token_ids"], meta["prompt_token_ids"]) == ([3], [1, 2]) and "logprobs" not in meta
 
 
 # Traces

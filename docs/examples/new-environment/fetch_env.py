@@ -26,24 +26,22 @@ class FetchEpisode:
         return (Message("user", f"near water {abs(self.offset)}{side}." if self.offset else "face water."),)
 
     def step(self, reply_text: str, extra: Mapping[str, Any]) -> StepFacts:
-        before, actions = self.achievements, []
-        wanted, problem = read(reply_text)
-        for action in wanted:
-            actions.append(action)
+        before = self.achievements
+        moves, problem = read(reply_text)
+        for action in moves:
             self.offset = max(-4, min(4, self.offset - STEPS[action]))
             if self.offset == 0:
                 reached = ("find_water", "drink") if action == "do" else ("find_water",)
                 self.achievements = tuple(dict.fromkeys((*self.achievements, *reached)))
         new = tuple(name for name in self.achievements if name not in before)
-        done = "drink" in self.achievements
-        return StepFacts(tuple(actions), unlocked=new, env_steps=len(actions), done=done, problem=problem)
+        return StepFacts(tuple(moves), new, env_steps=len(moves), done="drink" in self.achievements, problem=problem)
 
 
 def read(reply_text: str) -> tuple[list[str], str | None]:
     """The actions of a reply such as {"actions": ["move_left", "do"]}, and what is wrong with it."""
     try:
         wanted = json.loads(reply_text)["actions"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [], 'no {"actions": [...]} in the reply'
     known = [name for name in wanted if isinstance(name, str) and name in STEPS] if isinstance(wanted, list) else []
     return known[:5], None if known else "no usable action"
@@ -71,7 +69,11 @@ class FetchTask(Task):
     def teacher(self, name: str, config: Mapping[str, Any], seed: int, max_turns: int) -> Guide:
         if name != "expert":
             raise ConfigError(f"fetch has no teacher {name!r}", "its teacher is called expert")
-        return Guide(seed, float(config.get("skill", 1.0)))
+        skill = config.get("skill", 1.0)
+        if not isinstance(skill, int | float):
+            raise ConfigError(f"skill must be a number, not {skill!r}", "for example skill = 0.35")
+        return Guide(seed, skill)
 
     def info(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
-        return {"task": {"id": "fetch"}, "achievements": ["find_water", "drink"], "action_space": list(STEPS)}
+        task = {"id": "fetch", "name": "Fetch", "version": "1.0.0", "description": "Walk to the water and drink."}
+        return {"task": task, "achievements": ["find_water", "drink"], "action_space": list(STEPS)}

@@ -1,7 +1,7 @@
 """The HTTP client of remote policies: one POST, bounded in time, size and attempts, to a place that may be called.
 
 No redirect is followed, no proxy is taken from the environment, no cookie is kept, nothing is decompressed. The key is
-cut out of everything that comes back before anyone sees it.
+cut out of everything that comes back before anyone sees it: out of every decoded text, and of what is shown undecoded.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 import httpcore2
 
 from synth_ray.core.errors import EndpointRefused
+from synth_ray.core.json_depth import json_depth
 from synth_ray.core.origins import Target
 from synth_ray.rollout.remote.network import ForbiddenAddress, PinnedNetwork, Resolve, resolve
-from synth_ray.rollout.remote.redaction import redacted, shown
+from synth_ray.rollout.remote.redaction import redacted_json, shown
 from synth_ray.rollout.remote.request import with_smaller_budget
 from synth_ray.rollout.remote.retries import (
     REAL_TIME,
@@ -34,6 +35,7 @@ _MAX_CONNECTIONS = 1024
 _KEPT_CONNECTIONS = 64
 _KEPT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
+_MAX_DEPTH = 64
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _HINTS = {
     401: "check the key {key_name} in the task app's env file, and give the same `deploy` command again",
@@ -140,8 +142,7 @@ class ChatClient:
         ) as response:
             given = {name.lower(): value.decode("latin-1") for name, value in response.headers}
             raw, whole = await _read(response, self._limits.answer_bytes)
-        text = redacted(raw.decode("utf-8", "replace"), target.key)
-        return _Answer(response.status, text, whole, given.get(b"retry-after"))
+        return _Answer(response.status, raw.decode("utf-8", "replace"), whole, given.get(b"retry-after"))
 
     def _pool(self, private: bool) -> httpcore2.AsyncConnectionPool:
         if private not in self._pools:
@@ -168,7 +169,7 @@ async def _read(response: httpcore2.Response, limit: int) -> tuple[bytes, bool]:
 def _judged(answer: _Answer, target: Target) -> Completion:
     """A completion. Raises TryAgain for what may pass, EndpointRefused for what won't."""
     status = answer.status
-    value = parse_json(answer.text)
+    value = redacted_json(parse_json(answer.text), target.key)
     if 200 <= status < 300:
         return _completion(answer, value)
     asked_s = parse_retry_after(answer.retry_after, time.time())
@@ -214,10 +215,12 @@ def _said(text: str, value: Any, key: str) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The JSON value, or None for anything else; NaN, infinities and bottomless nesting are no JSON."""
+    """The JSON value, or None for anything else; NaN, infinities and more than 64 levels are no JSON."""
+    if json_depth(text.encode("utf-8", "replace")) > _MAX_DEPTH:
+        return None
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
 
 

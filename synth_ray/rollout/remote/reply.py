@@ -140,4 +140,5 @@ def _ids(values: Any) -> tuple[int, ...]:
 
 
 def _word(value: Any) -> str:
-    return value[:200] if isinstance(value, str) else ""
+    """A short field as text without lone surrogates, which UTF-8 does not have."""
+    return value[:200].encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -12,17 +12,23 @@ from synth_ray.rollout.task import Task
 
 _OURS = frozenset({"messages", "model", "n", "stream", "stream_options", "tools"})
 _NOT_FOR_VENDORS = frozenset(
-    {"thinking_mode", "thinking_budget", "stop_after_tool_calls", "reasoning", "extra_body", "function_call", "top_k"}
+    {
+        *("thinking_mode", "thinking_budget", "stop_after_tool_calls", "reasoning", "extra_body", "function_call"),
+        *("top_k", "return_token_ids"),
+    }
 )
+_LOGPROBS = ("logprobs", "top_logprobs")
 _MIN_TOKENS = 16
 _TOKEN_MARGIN = 64
 
 
 def check_body(body: Mapping[str, Any]) -> None:
-    """ConfigError if settings of a policy hold a field that this program decides, or no JSON."""
-    taken = sorted(_OURS & set(body))
+    """ConfigError if settings of a policy, or ``extra_body`` in them, hold no JSON or a field that is decided here."""
+    extra = body.get("extra_body")
+    taken = sorted(_OURS & {*body, *(extra if isinstance(extra, Mapping) else ())})
     if taken:
-        raise ConfigError(f"policy_config can't set {', '.join(taken)}: the rollout decides this")
+        names = ", ".join(taken)
+        raise ConfigError(f"policy_config can't set {names}: the rollout decides this", f"leave out {names}")
     try:
         json.dumps(dict(body), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -76,10 +82,13 @@ def fitted(body: Mapping[str, Any], vendor: str) -> dict[str, Any]:
 
     Vendors (``vendor`` not empty) refuse unknown fields, so those of other servers are left out. For the others
     ``extra_body`` is unpacked, and thinking is switched in the chat template. gpt-5 has its own field for the longest
-    reply and no sampling fields.
+    reply and no sampling fields. Neither gpt-5 nor Groq gives log-probabilities, and both refuse to be asked.
     """
     known = {key: value for key, value in body.items() if key not in _NOT_FOR_VENDORS} if vendor else _lifted(body)
-    if str(known.get("model", "")).rpartition("/")[2].startswith("gpt-5"):
+    gpt_5 = str(known.get("model", "")).rpartition("/")[2].startswith("gpt-5")
+    if gpt_5 or vendor == "groq":
+        known = {key: value for key, value in known.items() if key not in _LOGPROBS}
+    if gpt_5:
         longest = known.pop("max_tokens", None)
         if longest is not None:
             known.setdefault("max_completion_tokens", longest)

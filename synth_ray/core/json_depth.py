@@ -6,8 +6,6 @@ text in another encoding than UTF-8.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 _BRACKETS = b"[]{}"
@@ -25,12 +23,3 @@ def json_depth(text: bytes) -> int:
         return 0
     opened = _MIDDLE - np.frombuffer(brackets, np.int8)  # +1 for an opening bracket, -1 for a closing one
     return max(0, int(np.cumsum(opened, dtype=np.int32).max()))
-
-
-def nests_deeper(value: Any, levels: int) -> bool:
-    """Whether more than ``levels`` arrays and objects of a parsed JSON value are inside each other."""
-    inside = [value]
-    for _ in range(levels):
-        opened = [one for one in inside if isinstance(one, dict | list)]
-        inside = [inner for one in opened for inner in (one.values() if isinstance(one, dict) else one)]
-    return any(isinstance(one, dict | list) for one in inside)
