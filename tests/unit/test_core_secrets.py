@@ -79,11 +79,12 @@ def test_guard_matrix(spelling: str, key: str, status: int) -> None:
 def test_guard_answers_every_failure_alike() -> None:
     answers = {call(path, headers) for path in ("/info", "/nowhere") for headers in ({}, {"x-api-key": "wrong"})}
     assert len(answers) == 1
-    assert call("/", {})[0] == 200
+    assert call("/", {}, method="GET")[0] == 200
+    assert call("/", {})[0] == 401
     assert call("/rollout", {"x-api-key": "right"}, b"x" * (HttpLimits().body_bytes + 1))[0] == 413
 
 
-def call(path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
+def call(path: str, headers: dict[str, str], body: bytes = b"", method: str = "POST") -> tuple[int, bytes]:
     sent: list[dict[str, Any]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -98,6 +99,6 @@ def call(path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, by
         sent.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "headers": raw}
+    scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": raw}
     asyncio.run(Guard(app, KeyRing(["right", "old"]))(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
