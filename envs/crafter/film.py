@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from envs.crafter.episode import CrafterEpisode
 from envs.crafter.frame import UNIT, draw
 from envs.crafter.replay import scenes
 from envs.film import Frame
@@ -13,11 +14,11 @@ _READING_BEATS = 3
 _END_BEATS = 8
 
 
-def frames(rollout: Rollout, scale: int) -> Iterator[Frame]:
+def frames(rollout: Rollout, episode: CrafterEpisode, scale: int) -> Iterator[Frame]:
     """One frame before each turn, long enough to read, and one per action. Raises CorruptError as ``scenes`` does."""
     size = 9 * UNIT * scale
     last = len(rollout.turns) - 1
-    for scene in scenes(rollout, (size, size)):
+    for scene in scenes(rollout, episode, (size, size)):
         actions = len(rollout.turns[scene.turn].facts.actions)
         ends = scene.turn == last and scene.action == actions - 1
         beats = _END_BEATS if ends else _READING_BEATS if scene.action < 0 else 1

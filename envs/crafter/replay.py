@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from envs.crafter.task import CrafterEpisode, CrafterTask
+from envs.crafter.episode import CrafterEpisode
 from envs.crafter.tools import format_reply
 from envs.crafter.world import Image
 from synth_ray.core.errors import CorruptError
@@ -33,12 +33,13 @@ class Scene:
     new: frozenset[str]
 
 
-def scenes(rollout: Rollout, size: tuple[int, int]) -> Iterator[Scene]:
+def scenes(rollout: Rollout, episode: CrafterEpisode, size: tuple[int, int]) -> Iterator[Scene]:
     """The scenes of the rollout, in pictures of ``size`` (width, height) pixels.
+
+    ``episode`` must be fresh, opened as the record says.
 
     Raises CorruptError if seed, config and actions lead to anything but what was recorded.
     """
-    episode = CrafterTask().open(rollout.seed, rollout.env_config, max(len(rollout.turns), 1))
     for index, turn in enumerate(rollout.turns):
         before = set(episode.achievements)
         done: list[StepFacts] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from synth_ray.cli import options
+from synth_ray.cli.lists import registered, show_record, show_table
 from synth_ray.cli.output import data, data_json, say
 from synth_ray.cli.watching import watch_option, watched
 
@@ -60,7 +61,6 @@ def list_files(limit: int, purpose: str | None, as_json: bool, watch: float | No
     """
 
     def show() -> None:
-        from synth_ray.cli.status_verbs import registered, show_table
 
         rows = [asdict(file) for file in registered("files", limit, purpose=purpose or "")]
         if as_json:
@@ -84,7 +84,6 @@ def get_file(file_id: str, output: Path | None, as_json: bool) -> None:
     \b
     synth-ray files get file-... -o train.jsonl
     """
-    from synth_ray.cli.status_verbs import show_record
     from synth_ray.core.errors import ConflictError
     from synth_ray.core.paths import find_home
     from synth_ray.records.disk import storage_errors

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synth_ray.cli import options
+from synth_ray.cli.lists import show_record, show_table
 from synth_ray.cli.output import data, data_json, table
 from synth_ray.cli.watching import watch_option, watched
 
@@ -28,7 +29,6 @@ def list_runs(limit: int, as_json: bool, watch: float | None) -> None:
     """
 
     def show() -> None:
-        from synth_ray.cli.status_verbs import show_table
         from synth_ray.core.paths import find_home
         from synth_ray.records.run_summary import newest_runs
         from synth_ray.runtime.settle import settle
@@ -50,7 +50,6 @@ def list_runs(limit: int, as_json: bool, watch: float | None) -> None:
 @options.json_option
 def get_run(run: str, as_json: bool) -> None:
     """All about one run, with every batch reward."""
-    from synth_ray.cli.status_verbs import show_record
     from synth_ray.core.paths import find_home
     from synth_ray.records.run_summary import find_runs
     from synth_ray.runtime.settle import settle

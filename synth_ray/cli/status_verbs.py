@@ -9,7 +9,8 @@ import click
 
 from synth_ray.cli import file_verbs, options, run_verbs
 from synth_ray.cli.groups import default_group
-from synth_ray.cli.output import clean, data, data_json, say, table
+from synth_ray.cli.lists import registered, show_record, show_table
+from synth_ray.cli.output import data, data_json, say, table
 from synth_ray.cli.train_verbs import find_job, follow_option, show_logs, tail_option
 from synth_ray.cli.watching import watch_option, watched
 from synth_ray.records.states import State
@@ -151,41 +152,6 @@ def summary(as_json: bool, watch: float | None) -> None:
         show_record("status.summary", value, False)
 
     watched(show, watch)
-
-
-def registered(what: str, limit: int, **only: str) -> list[Any]:
-    """Rows of the registry; none if there is no registry yet."""
-    from synth_ray.records.registry import Registry
-    from synth_ray.runtime.settle import settle
-
-    home = _home()
-    if not home.state_db.exists():
-        return []
-    settle(home)
-    with Registry(home.state_db, read_only=True) as registry:
-        return list(getattr(registry, what)(limit, **only))
-
-
-def show_table(
-    headers: tuple[str, ...], rows: list[tuple[Any, ...]], right: tuple[str, ...] = (), filtered: bool = False
-) -> None:
-    """A table, or a word about why there is none: nothing fits the filters, or nothing is there."""
-    if rows:
-        data(table(headers, rows, right))
-    elif filtered:
-        say("nothing fits; without the filters you see all")
-    else:
-        say("nothing yet; start with: synth-ray quickstart")
-
-
-def show_record(schema: str, record: dict[str, Any], as_json: bool) -> None:
-    """One record: JSON, or a line per field."""
-    if as_json:
-        data_json(schema, record)
-        return
-    width = max(map(len, record))
-    for key, value in record.items():
-        data(clean(f"{key:<{width}}  {value if value not in (None, '') else '-'}"))
 
 
 def _home() -> Any:

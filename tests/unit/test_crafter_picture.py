@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from envs.crafter import world as world_module
+from envs.crafter.episode import CrafterEpisode
 from envs.crafter.picture import data_url, png
-from envs.crafter.task import CrafterEpisode, CrafterTask
+from envs.crafter.task import CrafterTask
 from envs.crafter.tools import format_reply
 from synth_ray.core.errors import ConfigError
 from synth_ray.rollout.chat import Chat

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from envs.crafter.config import CrafterConfig, checked
+from envs.crafter.episode import CrafterEpisode
 from envs.crafter.info import difficulty
 from envs.crafter.rules import ACHIEVEMENTS, ACTIONS, ITEM_INITIAL
-from envs.crafter.task import CrafterEpisode, CrafterTask
+from envs.crafter.task import CrafterTask
 from envs.crafter.text import RENDERERS
 from envs.crafter.tools import format_reply, parse_actions
 from envs.registry import TASKS, get_task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,12 @@ def record(seed: int = 40, config: dict[str, Any] | None = None, **changes: Any)
     return replace(rollout, **changes)
 
 
+def replayed(rollout: Rollout, size: int) -> Iterator[Scene]:
+    """Its scenes, in an episode opened as the record says."""
+    episode = CrafterTask().open(rollout.seed, rollout.env_config, len(rollout.turns))
+    return scenes(rollout, episode, (size, size))
+
+
 @pytest.fixture(scope="module")
 def recorded() -> Rollout:
     return record()
@@ -49,7 +55,7 @@ def test_a_replay_goes_as_recorded(recorded: Rollout) -> None:
     assert recorded.env_config == CONFIG
     assert recorded.outcome >= 3
     assert recorded.turns[-1].facts.done  # the world ended in the middle of a turn
-    seen = list(scenes(recorded, (63, 63)))
+    seen = list(replayed(recorded, 63))
     assert len(seen) == sum(1 + len(turn.facts.actions) for turn in recorded.turns)
     assert set(seen[-1].unlocked) == set(recorded.achievements)
     assert seen[0].picture.shape == (63, 63, 3)
@@ -80,7 +86,7 @@ def test_the_first_differing_turn_is_named(recorded: Rollout) -> None:
         (2, lambda facts: replace(facts, done=True), "done"),
     ):
         with pytest.raises(CorruptError, match=f"^turn {at} of rollout id40 .*{field}") as caught:
-            list(scenes(_facts(recorded, at, change), (63, 63)))
+            list(replayed(_facts(recorded, at, change), 63))
         assert caught.value.exit_code == 7
         assert caught.value.details["turn"] == at
 
@@ -95,7 +101,7 @@ def test_another_seed_config_action_or_end_is_found(recorded: Rollout) -> None:
         replace(recorded, outcome=recorded.outcome + 1),
     ):
         with pytest.raises(CorruptError, match="otherwise when it was replayed"):
-            list(scenes(changed, (63, 63)))
+            list(replayed(changed, 63))
 
 
 def test_what_the_model_said_is_shown_without_control_characters(recorded: Rollout) -> None:
@@ -110,7 +116,7 @@ def test_a_frame_shows_action_text_and_achievements(recorded: Rollout) -> None:
         turns = (replace(recorded.turns[0], reply=Reply(text)), *recorded.turns[1:])
         return draw(scene, replace(recorded, turns=turns), scale)
 
-    picture = next(scenes(recorded, (288, 288))).picture
+    picture = next(replayed(recorded, 288)).picture
     plain = Scene(0, 0, picture, (), frozenset())
     assert frame(plain).size == (WIDTH, HEIGHT)
     assert frame(plain, scale=2).size == (2 * WIDTH, 2 * HEIGHT)
