@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serve.http_errors import responses
 from serve.http_json import AsciiJson
@@ -18,7 +18,16 @@ from synth_ray.core.errors import ConfigError
 SEED_LIMIT = 256
 MAX_SEED = 2**31 - 1
 
-_Seeds = Annotated[list[Annotated[int, Field(ge=0, le=MAX_SEED)]] | None, Query(max_length=SEED_LIMIT)]
+
+def _digits(text: str) -> str:
+    """Pydantic alone would read ``0.0`` and ``1_000`` as integers too, which the declared schema refuses."""
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
+        raise ValueError("a seed is written in digits")
+    return text
+
+
+_Seed = Annotated[int, BeforeValidator(_digits), Field(ge=0, le=MAX_SEED)]
+_Seeds = Annotated[list[_Seed] | None, Query(max_length=SEED_LIMIT)]
 
 
 class _Open(BaseModel):

@@ -423,6 +423,8 @@ def test_info_and_task_info(client: TestClient) -> None:
     assert [each["dataset"]["seed"] for each in several] == [5, 6, 7]
     assert error_of(client.get("/task_info?seed=-1", headers=AUTH))["code"] == "invalid_request"
     assert client.get("/task_info?" + "&".join(["seed=1"] * 300), headers=AUTH).status_code == 422
+    for no_integer in ("0.0", "1_000", "", "one", "\u0661"):
+        assert client.get("/task_info", params={"seed": no_integer}, headers=AUTH).status_code == 422, no_integer
 
 
 def test_a_task_of_ones_own_need_not_say_much(own: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
