@@ -15,7 +15,7 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from serve.turnstile import Turnstile
-from synth_ray.core.json_depth import json_depth
+from synth_ray.core.json_depth import MOST_LEVELS, json_depth
 from synth_ray.core.secrets import KeyRing
 
 _OPEN_PATHS = frozenset({"", "/"})
@@ -35,7 +35,7 @@ class HttpLimits:
     headers_bytes: int = 16 << 10
     body_bytes: int = 1 << 20
     body_timeout_s: float = 10.0
-    json_depth: int = 64
+    json_depth: int = MOST_LEVELS
     at_a_time: int = 256
     retry_after_s: int = 1
 

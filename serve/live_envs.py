@@ -16,6 +16,7 @@ from typing import Any
 from serve.http_errors import TooManyError
 from synth_ray.core.errors import NotFoundError
 from synth_ray.core.types import StepFacts
+from synth_ray.rollout.episode import messages_of
 from synth_ray.rollout.limits import LIMITS
 from synth_ray.rollout.task import Episode, Task
 from synth_ray.rollout.tool_calls import TOOL_NAME
@@ -49,7 +50,7 @@ class LiveEnv:
     async def observation(self) -> dict[str, Any]:
         """What a player sees now: the text that asks for the next decision, and its picture if it has one."""
         async with self.turn:
-            message = (await asyncio.to_thread(self.episode.messages))[-1]
+            message = (await messages_of(self.episode))[-1]
             image = {"image": message.images[0]} if message.images else {}
             return {"text": message.content, **image, "achievements": list(self.episode.achievements)}
 

@@ -61,7 +61,6 @@ def list_files(limit: int, purpose: str | None, as_json: bool, watch: float | No
     """
 
     def show() -> None:
-
         rows = [asdict(file) for file in registered("files", limit, purpose=purpose or "")]
         if as_json:
             data_json("status.files", rows)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+MOST_LEVELS = 64
+"""Deeper JSON, asked or answered, is refused everywhere: writing it again would recurse as deeply."""
+
 _BRACKETS = b"[]{}"
 _OTHER_BYTES = bytes(set(range(256)) - set(_BRACKETS))
 _AS_SQUARE = bytes.maketrans(b"{}", b"[]")
@@ -23,3 +26,8 @@ def json_depth(text: bytes) -> int:
         return 0
     opened = _MIDDLE - np.frombuffer(brackets, np.int8)  # +1 for an opening bracket, -1 for a closing one
     return max(0, int(np.cumsum(opened, dtype=np.int32).max()))
+
+
+def too_deep(text: str) -> bool:
+    """Whether ``text`` nests deeper than MOST_LEVELS."""
+    return json_depth(text.encode("utf-8", "replace")) > MOST_LEVELS

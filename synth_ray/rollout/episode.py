@@ -97,7 +97,7 @@ def _late(spec: EpisodeSpec, index: int, left_s: float) -> str:
 
 
 async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int, tally: Tally, prices: Prices) -> Turn:
-    messages = await _messages(episode)
+    messages = await messages_of(episode)
     asked = time.perf_counter()
     reply = await policy.reply(messages, index, episode)
     answered = time.perf_counter()
@@ -113,9 +113,9 @@ async def _turn(spec: EpisodeSpec, episode: Episode, policy: Policy, index: int,
     )
 
 
-async def _messages(episode: Episode) -> tuple[Message, ...]:
+async def messages_of(episode: Episode) -> tuple[Message, ...]:
     """The chat; a text is made at once, pictures in a thread, so that other episodes go on meanwhile."""
-    if isinstance(episode, Illustrated) and episode.draws:
+    if getattr(episode, "draws", False):  # isinstance with a protocol takes as long as making the text.
         return await asyncio.to_thread(episode.messages)
     return episode.messages()
 

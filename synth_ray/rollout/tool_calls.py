@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from synth_ray.core.json_depth import json_depth
+from synth_ray.core.json_depth import too_deep
 from synth_ray.core.types import Turn
 
 TOOL_NAME = "interact_many"
-_MAX_DEPTH = 64
 
 
 def tool_calls(turn: Turn) -> list[dict[str, Any]]:
@@ -39,7 +38,7 @@ def openai_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    if json_depth(text.encode("utf-8", "replace")) > _MAX_DEPTH:
+    if too_deep(text):
         return {"text": text}
     try:
         return json.loads(text, parse_constant=_refuse)

@@ -17,7 +17,7 @@ from typing import Any
 import httpcore2
 
 from synth_ray.core.errors import EndpointRefused
-from synth_ray.core.json_depth import json_depth
+from synth_ray.core.json_depth import too_deep
 from synth_ray.core.origins import Target
 from synth_ray.rollout.remote.network import ForbiddenAddress, PinnedNetwork, Resolve, resolve
 from synth_ray.rollout.remote.redaction import redacted_json, shown
@@ -35,7 +35,6 @@ _MAX_CONNECTIONS = 1024
 _KEPT_CONNECTIONS = 64
 _KEPT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
-_MAX_DEPTH = 64
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _HINTS = {
     401: "check the key {key_name} in the task app's env file, and give the same `deploy` command again",
@@ -216,7 +215,7 @@ def _said(text: str, value: Any, key: str) -> str:
 
 def parse_json(text: str) -> Any:
     """The JSON value, or None for anything else; NaN, infinities and more than 64 levels are no JSON."""
-    if json_depth(text.encode("utf-8", "replace")) > _MAX_DEPTH:
+    if too_deep(text):
         return None
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
