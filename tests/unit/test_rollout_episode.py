@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from envs.crafter import task as crafter_task
+from envs.crafter import episode as crafter_episode
 from envs.crafter.task import CrafterTask
 from synth_ray.core.types import EpisodeSpec, Message, Rollout, StepFacts, StopReason
 from synth_ray.rollout.episode import play
@@ -99,7 +99,7 @@ def test_crafter_draws_in_a_thread_and_only_what_is_shown(
         drawn.append(threading.current_thread() is threading.main_thread())
         return "data:,"
 
-    monkeypatch.setattr(crafter_task, "data_url", data_url)
+    monkeypatch.setattr(crafter_episode, "data_url", data_url)
     episode = CrafterTask().open(3, config, 3)
     rollout, _ = asyncio.run(watched(episode, spec(max_turns=3), Nod()))
     assert drawn == ([False] * 3 if config else [])
